@@ -1,0 +1,50 @@
+"""Messages of a run: short ones for the terminal, complete ones for the log file.
+
+The config group `hydra/job_logging` puts these to work. A record that is logged with
+`extra=FILE_ONLY` goes to the log file alone: a live display uses it for the lines that it
+replaces on the screen.
+"""
+
+from __future__ import annotations
+
+import logging
+
+FILE_ONLY = {"file_only": True}
+"""Pass as `extra` to a logging call whose message the terminal shows in another form."""
+
+
+class ConsoleHandler(logging.Handler):
+    """Prints messages to whatever `sys.stdout` is at that moment.
+
+    `logging.StreamHandler` keeps the stream it was made with, and so writes through a live display
+    that has put its own in place, and past the capture of a test.
+    """
+
+    def __init__(self, level: int | str = logging.NOTSET) -> None:
+        super().__init__(level)
+        self.setFormatter(ConsoleFormatter())
+        self.addFilter(lambda record: not getattr(record, "file_only", False))
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            print(self.format(record), flush=True)
+        except BrokenPipeError:
+            # The reader has gone, as in `hookexp | head`. Training goes on, and so does the file.
+            self.setLevel(logging.CRITICAL + 1)
+        except Exception:
+            self.handleError(record)
+
+
+class ConsoleFormatter(logging.Formatter):
+    """The plain message; from WARNING on with the level's name before it."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        message = record.message.rstrip("\n")
+        return message if record.levelno < logging.WARNING else f"{record.levelname}: {message}"
+
+
+class FileFormatter(logging.Formatter):
+    """Time, level and origin before each message: `2026-01-31 12:00:00,123 INFO hookexp: …`."""
+
+    def __init__(self) -> None:
+        super().__init__("%(asctime)s %(levelname)s %(name)s: %(message)s")

@@ -1,0 +1,84 @@
+"""`RunState`: how far a run has come, what comes next, and what hooks have asked for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any
+
+
+class Phase(str, Enum):
+    """What the train loop does next. Saved with a checkpoint, so that a resume enters there."""
+
+    TRAIN = "train"
+    VALIDATE = "validate"
+
+
+@dataclass(frozen=True)
+class SaveRequest:
+    """A checkpoint that a hook has asked for; the loop writes it at its next safe point."""
+
+    filename: str
+    with_optimizer: bool = True
+    with_param_schedulers: bool = True
+    obsolete: tuple[str, ...] = ()
+    """File names that may go once this one is safe on the disk."""
+    points_last: bool = True
+    """Whether `last_checkpoint` should name this file."""
+    in_background: bool = True
+    """Whether training goes on while it is written."""
+
+
+@dataclass
+class FetchClock:
+    """When the loop asked for the current batch and when it had it, by `time.perf_counter`."""
+
+    began: float = 0.0
+    ended: float = 0.0
+
+
+@dataclass
+class RunState:
+    """Counters advance when the thing they count is finished."""
+
+    epoch: int = 0
+    iter: int = 0
+    batch_in_epoch: int = 0
+    """Batches of the current epoch that were trained on."""
+    optim_steps: int = 0
+    phase: Phase = Phase.TRAIN
+    stop_reason: str = ""
+    """Why training ends early; empty while nobody has asked for that."""
+    exit_code: int = 0
+    """What the process should leave with because a signal stopped it."""
+    save_requests: list[SaveRequest] = field(default_factory=list)
+    stop_is_urgent: bool = False
+    """Whether to leave at once, so that what is due next is left to the resumed run."""
+
+    def stop(self, reason: str, urgent: bool = False) -> None:
+        """Ask the train loop to end at its next safe point; the first reason stays.
+
+        A validation that is due is still run, unless the stop is urgent.
+        """
+        self.stop_reason = self.stop_reason or reason
+        self.stop_is_urgent = self.stop_is_urgent or urgent
+
+    def request_save(self, request: SaveRequest) -> None:
+        """Ask the train loop to write a checkpoint at its next safe point."""
+        self.save_requests.append(request)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "epoch": self.epoch,
+            "iter": self.iter,
+            "batch_in_epoch": self.batch_in_epoch,
+            "optim_steps": self.optim_steps,
+            "phase": self.phase.value,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.epoch = state["epoch"]
+        self.iter = state["iter"]
+        self.batch_in_epoch = state["batch_in_epoch"]
+        self.optim_steps = state["optim_steps"]
+        self.phase = Phase(state["phase"])

@@ -1,0 +1,46 @@
+"""The `Task`: what a model is trained to do. It turns batches into losses and metrics."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from hookexp.hook import Batch
+    from hookexp.runner import Runner
+
+
+class Task(ABC):
+    """The forward pass and what is measured about it; everything around it is a hook.
+
+    The runner moves batches to the device and enters autocast before it calls a step, and puts
+    the model into train or eval mode.
+    """
+
+    metric_names: Sequence[str] = ()
+    """The names `compute_metrics` will return, known before the first batch."""
+
+    def setup(self, runner: Runner) -> None:
+        """Called once, when model and device are known: move losses and metrics there."""
+
+    @abstractmethod
+    def train_step(self, model: nn.Module, batch: Batch) -> dict[str, Any]:
+        """One forward pass: a dict with the scalar tensor `"loss"` and further scalars to log."""
+
+    @abstractmethod
+    def val_step(self, model: nn.Module, batch: Batch) -> dict[str, Any]:
+        """Predictions for one batch; updates the metrics."""
+
+    def test_step(self, model: nn.Module, batch: Batch) -> dict[str, Any]:
+        """As `val_step`, for the test data."""
+        return self.val_step(model, batch)
+
+    def reset_metrics(self) -> None:
+        """Forget the batches of the last evaluation."""
+
+    def compute_metrics(self) -> dict[str, Tensor]:
+        """The metrics over all batches since `reset_metrics`, on the device."""
+        return {}

@@ -1,0 +1,51 @@
+"""Devices, precision, and how batches get there."""
+
+from __future__ import annotations
+
+from collections import namedtuple
+
+import pytest
+import torch
+
+from hookexp.device import autocast, batch_placer, map_tensors, resolve_device
+from hookexp.errors import ConfigError
+
+
+@pytest.mark.parametrize("name", ["cuda:77", "gpu", "tpu", "cpu:x"])
+def test_a_device_that_is_not_there_lists_those_that_are(name):
+    with pytest.raises(ConfigError, match=rf"trainer\.device={name} .*use one of: auto, cpu"):
+        resolve_device(name)
+
+
+def test_auto_is_a_device_of_this_machine():
+    assert resolve_device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
+    assert resolve_device("cpu") == torch.device("cpu")
+
+
+def test_a_batch_on_the_cpu_is_the_very_batch():
+    batch = [torch.zeros(1)]
+    assert batch_placer(torch.device("cpu"), channels_last=False)(batch) is batch
+
+
+def test_channels_last_reaches_images_inside_any_container():
+    place = batch_placer(torch.device("cpu"), channels_last=True)
+    images, labels = place((torch.zeros(2, 3, 4, 4), torch.zeros(2)))
+    assert images.is_contiguous(memory_format=torch.channels_last)
+    assert labels.shape == (2,)
+
+
+def test_tensors_are_found_in_lists_tuples_and_dicts():
+    Pair = namedtuple("Pair", "a b")
+    one = torch.ones(1)
+    mapped = map_tensors({"x": [one, (one, "text")], "p": Pair(one, 3)}, lambda t: t + 1)
+    assert mapped == {"x": [2, (2, "text")], "p": Pair(2, 3)}
+    assert isinstance(mapped["p"], Pair)
+
+
+def test_autocast_computes_in_half_precision_and_fp32_does_not():
+    linear = torch.nn.Linear(2, 2)
+    for precision, dtype in [("fp32", torch.float32), ("bf16", torch.bfloat16)]:
+        with autocast(torch.device("cpu"), precision):
+            assert linear(torch.zeros(1, 2)).dtype == dtype
+    with pytest.raises(ConfigError, match="fp32, bf16, fp16"):
+        autocast(torch.device("cpu"), "half")
