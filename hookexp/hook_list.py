@@ -1,0 +1,176 @@
+"""`HookList`: the hooks of a run in call order, with one pre-bound call per mount point.
+
+The loop writes `hooks.before_train_iter(runner, batch_idx=..., data_batch=...)` as if the list
+were one hook. Who listens to a mount point is found out when a hook is registered; a call is a
+plain loop over bound methods, and a mount point nobody listens to is a call of an empty function.
+"""
+
+from __future__ import annotations
+
+import bisect
+import difflib
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from hookexp.contracts import check_contracts
+from hookexp.errors import ConfigError
+from hookexp.hook import FAN_INS, MOUNT_POINTS, Hook, Priority
+from hookexp.listeners import ALL_HOOKS, MMCV_FAN_INS, HookEntry, Listeners, Wrapper, listener
+
+if TYPE_CHECKING:
+    from hookexp.runner import Runner
+
+
+class HookList(Hook):
+    """Hooks sorted by priority number, then by the order in which they were registered.
+
+    Takes any object with methods named after mount points: subclasses of `Hook`, hooks written
+    for MMEngine (`get_triggered_stages`, `_before_iter(..., mode)`) and for MMCV (`before_epoch`,
+    methods that take fewer arguments).
+    """
+
+    def __init__(self) -> None:
+        self.entries: tuple[HookEntry, ...] = ()
+        self._opened: dict[str, str] = {}
+        self._listeners: dict[str, Listeners] = {}
+        self._wrappers: tuple[Wrapper, ...] = ()
+        self._bind()
+
+    def register(self, hook: Any, name: str, priority: int | str | None = None) -> None:
+        """Add a hook under its config name; inside a mount point it first runs at the next call.
+
+        Raises:
+            ConfigError: for a bad priority, a hook that is registered already, a second hook that
+                swaps the model's weights, or a method that is a near miss of a mount point.
+        """
+        number = _effective_priority(hook, name, priority)
+        self._refuse_doubles(hook, name)
+        for point in getattr(hook, "opens", ()):
+            self._opened.setdefault(point, name)
+        entry = HookEntry(name, hook, number, ())
+        entries = list(self.entries)
+        bisect.insort_right(entries, entry, key=lambda e: e.priority)
+        self.entries = tuple(entries)
+        self._bind()
+
+    def check_method_names(self) -> None:
+        """Refuse methods that look like mount points and are none.
+
+        Called once all hooks are in, because a hook may open mount points for others.
+        """
+        for entry in self.entries:
+            _refuse_near_misses(entry, (*MOUNT_POINTS, *self._opened))
+
+    def check_contracts(self) -> None:
+        """Refuse hooks that do not go together; called once all are in."""
+        check_contracts(self.entries)
+
+    def __getitem__(self, name: str) -> Any:
+        for entry in self.entries:
+            if entry.name == name:
+                return entry.hook
+        raise KeyError(f"no hook {name!r}; there are: {', '.join(e.name for e in self.entries)}")
+
+    def __iter__(self) -> Iterator[Any]:
+        return (entry.hook for entry in self.entries)
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+    def call(self, point: str, runner: Runner, **kwargs: Any) -> None:
+        """Call a mount point by name: one of ours, or one that a registered hook opens."""
+        if point not in MOUNT_POINTS and point not in self._opened:
+            raise ValueError(
+                f"mount point {point!r} does not exist: a hook that calls it has to declare "
+                f"`opens = ({point!r},)`"
+            )
+        getattr(self, point)(runner, **kwargs)
+
+    def wrap_listeners(self, wrap: Wrapper) -> Callable[[], None]:
+        """Measure or name the calls of hooks for a while; returns the undo.
+
+        Every listener is called through `wrap(listener, mount point, hook's name)`, and every
+        mount point somebody listens to through `wrap(call, mount point, ALL_HOOKS)`. This and the
+        undo take effect at the next call of a mount point; it costs nothing while it is not used.
+        """
+        own = partial(wrap)  # Two that wrap with the same function undo their own.
+        self._wrappers = (*self._wrappers, own)
+        self._set_calls()
+
+        def undo() -> None:
+            self._wrappers = tuple(w for w in self._wrappers if w is not own)
+            self._set_calls()
+
+        return undo
+
+    def _bind(self) -> None:
+        """Find the listeners of every mount point."""
+        points = (*MOUNT_POINTS, *self._opened)
+        listeners = {point: Listeners([], []) for point in points}
+        entries = []
+        for entry in self.entries:
+            stages = []
+            for point in points:
+                method = listener(entry, point)
+                if method is not None:
+                    stages.append(point)
+                    listeners[point].add(entry.name, method)
+            entries.append(HookEntry(entry.name, entry.hook, entry.priority, tuple(stages)))
+        self.entries = tuple(entries)
+        self._listeners = listeners
+        self._set_calls()
+
+    def _set_calls(self) -> None:
+        """Set the call of every mount point as an attribute of the list."""
+        for point, listeners in self._listeners.items():
+            for wrap in self._wrappers:
+                listeners = listeners.wrapped(wrap, point)
+            call = listeners.as_call(point)
+            if listeners.methods:
+                for wrap in self._wrappers:
+                    call = wrap(call, point, ALL_HOOKS)
+            setattr(self, point, call)
+
+    def _refuse_doubles(self, hook: Any, name: str) -> None:
+        for entry in self.entries:
+            if entry.hook is hook:
+                raise ConfigError(
+                    f"hooks.{name}: this object is registered already, as hooks.{entry.name}"
+                )
+            if entry.name == name:
+                raise ConfigError(f"hooks.{name}: there is a hook of this name already")
+            if getattr(hook, "swaps_weights", False) and getattr(
+                entry.hook, "swaps_weights", False
+            ):
+                raise ConfigError(
+                    f"hooks.{name} and hooks.{entry.name} both exchange the model's weights "
+                    f"during validation; only one may: drop one with hooks=-{name}"
+                )
+
+
+def _effective_priority(hook: Any, name: str, priority: int | str | None) -> int:
+    value = getattr(hook, "priority", Priority.NORMAL) if priority is None else priority
+    try:
+        return Priority.parse(value)
+    except ValueError as error:
+        raise ConfigError(f"hooks.{name}: {error}") from None
+
+
+def _refuse_near_misses(entry: HookEntry, points: Sequence[str]) -> None:
+    known = {*points, *FAN_INS, *MMCV_FAN_INS}
+    ours = isinstance(entry.hook, Hook)
+    for name in dir(type(entry.hook)):
+        if name in known or name.startswith("__") or hasattr(Hook, name):
+            continue
+        if not callable(getattr(type(entry.hook), name, None)):
+            continue
+        nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.88)
+        looks_like_one = ours and name.startswith(("before_", "after_"))
+        if nearest or looks_like_one:
+            nearest = nearest or difflib.get_close_matches(name, known, n=1, cutoff=0.0)
+            raise ConfigError(
+                f"hooks.{entry.name}: {type(entry.hook).__name__}.{name} is not a mount point and "
+                f"would never be called; did you mean {nearest[0]}? (A helper of your own: begin "
+                f"its name with an underscore. Mount points: {', '.join(points)})"
+            )

@@ -1,0 +1,221 @@
+"""Who listens to a mount point: a hook's methods, bound once with the arguments they take.
+
+A hook is any object with methods of the right names. What a method needs and its fan-ins are found
+out here, when hooks are registered, so that a call is a plain loop over bound methods.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from hookexp.compat.runner_view import start_of_schedules, with_view
+from hookexp.errors import ConfigError, add_note
+from hookexp.hook import FAN_INS, MOUNT_POINTS, Hook
+
+if TYPE_CHECKING:
+    from hookexp.runner import Runner
+
+Listener = Callable[..., Any]
+Wrapper = Callable[[Listener, str, str], Listener]
+"""Makes a new function of (runner, *args, **kwargs) from a call, its mount point and its hook."""
+
+ALL_HOOKS = "*"
+"""Stands for the hook's name where a wrapper gets the call of a whole mount point."""
+
+MMCV_FAN_INS = {fan_in.removeprefix("_"): served for fan_in, served in FAN_INS.items()}
+_ARGUMENTS: dict[str, tuple[str, ...]] = {
+    name: tuple(inspect.signature(getattr(Hook, name)).parameters)[2:] for name in MOUNT_POINTS
+}
+_CALLED_TO_THE_END = ("on_exception", "after_run")
+
+
+@dataclass(frozen=True)
+class HookEntry:
+    """A registered hook: its Hydra key, the object, its number and the mount points it serves."""
+
+    name: str
+    hook: Any
+    priority: int
+    stages: tuple[str, ...]
+
+
+def listener(entry: HookEntry, point: str) -> Listener | None:
+    """The hook's method for a mount point, as a function of the point's own arguments.
+
+    A hook that is not of our base class is handed a view of the runner, which has the names that
+    MMEngine and MMCV gave its parts beside our own.
+    """
+    method = _bound_method(entry, point)
+    if isinstance(entry.hook, Hook):
+        return method
+    return start_of_schedules(entry.hook, point) if method is None else with_view(method, point)
+
+
+def _bound_method(entry: HookEntry, point: str) -> Listener | None:
+    hook = entry.hook
+    stages = hook.get_triggered_stages() if hasattr(hook, "get_triggered_stages") else ()
+    has_method = callable(getattr(hook, point, None))
+    if point in stages or (has_method and not _is_inherited_no_op(hook, point)):
+        return _fitted(entry, getattr(hook, point), point)
+    for fan_in, served in (*FAN_INS.items(), *MMCV_FAN_INS.items()):
+        method = getattr(hook, fan_in, None)
+        if point in served and callable(method) and not _is_inherited_no_op(hook, fan_in):
+            return _fitted(entry, method, point)
+    return None
+
+
+def _is_inherited_no_op(hook: Any, method: str) -> bool:
+    """Whether a hook merely has the method from its framework's base class.
+
+    Base classes are told by their answering `get_triggered_stages` themselves: what such a class
+    defines is an empty body or a fan-in.
+    """
+    for cls in type(hook).__mro__:
+        if method in vars(cls):
+            return "get_triggered_stages" in vars(cls)
+    return False
+
+
+def _fitted(entry: HookEntry, method: Listener, point: str) -> Listener:
+    """Bind a method once with the arguments it takes, so that a call does not have to look."""
+    given = _ARGUMENTS.get(point)
+    if given is None:
+        return method
+    mode = point.split("_")[1]
+    parameters = list(inspect.signature(method).parameters.values())
+    if not parameters:
+        raise ConfigError(
+            f"hooks.{entry.name}: {type(entry.hook).__name__}.{method.__name__} takes no argument; "
+            f"its first one, after self, has to be the runner"
+        )
+    parameters = parameters[1:]
+    kinds = {p.kind for p in parameters}
+    names = [p.name for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+    needed = [
+        p.name
+        for p in parameters
+        if p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
+    ]
+    unknown = [name for name in needed if name not in (*given, "mode")]
+    if unknown:
+        raise ConfigError(
+            f"hooks.{entry.name}: {type(entry.hook).__name__}.{method.__name__} takes "
+            f"{', '.join(unknown)}, but {point} gives runner, {', '.join(given) or 'nothing more'}"
+        )
+    if [n for n in names if n != "mode"][: len(given)] == list(given) and "mode" not in names:
+        return method
+    takes_any = inspect.Parameter.VAR_KEYWORD in kinds
+    taken = [name for name in given if takes_any or name in names]
+
+    if "mode" in names:
+
+        def call_with_mode(runner: Runner, *args: Any, **kwargs: Any) -> None:
+            values = dict(zip(given, args), **kwargs)  # noqa: B905
+            method(runner, mode=mode, **{n: values[n] for n in taken if n in values})
+
+        return _named_after(method, call_with_mode)
+
+    def call(runner: Runner, *args: Any, **kwargs: Any) -> None:
+        values = dict(zip(given, args), **kwargs)  # noqa: B905
+        method(runner, **{n: values[n] for n in taken if n in values})
+
+    return _named_after(method, call)
+
+
+def _named_after(method: Listener, wrapper: Listener) -> Listener:
+    wrapper.__self__ = getattr(method, "__self__", None)  # type: ignore[attr-defined]
+    return wrapper
+
+
+class Listeners:
+    """The bound methods of one mount point, and the names of their hooks."""
+
+    def __init__(self, names: list[str], methods: list[Listener]) -> None:
+        self.names = names
+        self.methods = methods
+
+    def add(self, name: str, method: Listener) -> None:
+        self.names.append(name)
+        self.methods.append(method)
+
+    def wrapped(self, wrap: Wrapper, point: str) -> Listeners:
+        """The same hooks, each called through what `wrap` makes of its method."""
+        pairs = list(zip(self.names, self.methods, strict=True))
+        return Listeners(self.names, [_named_after(m, wrap(m, point, name)) for name, m in pairs])
+
+    def as_call(self, point: str) -> Listener:
+        """One function that calls all; iteration points avoid the cost of keyword arguments."""
+        methods = tuple(self.methods)
+        if not methods:
+            return _nobody_listens
+        if point in _CALLED_TO_THE_END:
+            return self._as_call_to_the_end(point)
+        arguments = _ARGUMENTS.get(point)
+
+        if arguments == ("batch_idx", "data_batch", "outputs"):
+
+            def call_after_iter(
+                runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None
+            ) -> None:
+                try:
+                    for method in methods:
+                        method(runner, batch_idx, data_batch, outputs)
+                except BaseException as error:
+                    self._blame(error, method, point, runner)
+                    raise
+
+            return call_after_iter
+
+        if arguments == ("batch_idx", "data_batch"):
+
+            def call_before_iter(runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
+                try:
+                    for method in methods:
+                        method(runner, batch_idx, data_batch)
+                except BaseException as error:
+                    self._blame(error, method, point, runner)
+                    raise
+
+            return call_before_iter
+
+        def call(runner: Runner, **kwargs: Any) -> None:
+            try:
+                for method in methods:
+                    method(runner, **kwargs)
+            except BaseException as error:
+                self._blame(error, method, point, runner)
+                raise
+
+        return call
+
+    def _as_call_to_the_end(self, point: str) -> Listener:
+        """A call for clean-up points: every hook gets its turn, the first error is raised last."""
+
+        def call(runner: Runner, **kwargs: Any) -> None:
+            first_error: BaseException | None = None
+            for method in self.methods:
+                try:
+                    method(runner, **kwargs)
+                except BaseException as error:
+                    self._blame(error, method, point, runner)
+                    first_error = first_error or error
+            if first_error is not None:
+                raise first_error
+
+        return call
+
+    def _blame(self, error: BaseException, method: Listener, point: str, runner: Runner) -> None:
+        name = next(n for n, m in zip(self.names, self.methods, strict=True) if m is method)
+        hook = getattr(method, "__self__", None)
+        class_name = "" if hook is None else f" ({type(hook).__name__})"
+        add_note(
+            error,
+            f"in hook '{name}'{class_name} at {point}, epoch {runner.epoch}, iter {runner.iter}",
+        )
+
+
+def _nobody_listens(runner: Runner, *args: Any, **kwargs: Any) -> None:
+    pass

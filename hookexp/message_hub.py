@@ -1,0 +1,194 @@
+"""`MessageHub`: where hooks leave numbers for each other.
+
+Scalars stay where they are, detached, until somebody reads them, so that writing one never makes
+the host wait for the device; reading many crosses in one copy. Windows are bounded, so the cost
+of an iteration does not grow with the length of the run.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+Scalar = float | int | Tensor
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A file written by a hook, to be forwarded to the sinks by the logger."""
+
+    name: str
+    path: Path
+
+
+@dataclass(frozen=True)
+class Image:
+    """A picture made by a hook, uint8 of shape (3, height, width), for the sinks."""
+
+    name: str
+    pixels: Tensor
+
+
+class ScalarWindow:
+    """The last values of one scalar. Every reading here makes the host wait for the device."""
+
+    def __init__(self, length: int) -> None:
+        self.values: deque[Scalar] = deque(maxlen=length)
+
+    def current(self) -> float:
+        return float(self.values[-1])
+
+    def mean(self, window: int | None = None) -> float:
+        recent = self.recent(window)
+        return sum(map(float, recent)) / len(recent)
+
+    def min(self, window: int | None = None) -> float:
+        return min(map(float, self.recent(window)))
+
+    def max(self, window: int | None = None) -> float:
+        return max(map(float, self.recent(window)))
+
+    def recent(self, window: int | None = None) -> list[Scalar]:
+        """The last `window` values, oldest first; all that are kept if None."""
+        skipped = 0 if window is None else max(len(self.values) - window, 0)
+        return list(islice(self.values, skipped, None))
+
+
+class MessageHub:
+    """Scalars by name (`train/loss`), gauges read on demand, infos, and files for the sinks.
+
+    Args:
+        window: how many values of each scalar are kept.
+    """
+
+    def __init__(self, window: int = 100) -> None:
+        self.window = window
+        self.scalars: dict[str, ScalarWindow] = {}
+        self.gauges: dict[str, Callable[[], float]] = {}
+        self.infos: dict[str, Any] = {}
+        self.kept_infos: set[str] = set()
+        self.outbox: list[Artifact | Image] = []
+
+    def update_scalar(self, key: str, value: Scalar) -> None:
+        """Add a value; a tensor of one element stays on its device."""
+        if isinstance(value, Tensor):
+            value = value.detach()
+        try:
+            self.scalars[key].values.append(value)
+        except KeyError:
+            self.scalars[key] = ScalarWindow(self.window)
+            self.scalars[key].values.append(value)
+
+    def update_scalars(self, scalars: Mapping[str, Scalar]) -> None:
+        for key, value in scalars.items():
+            self.update_scalar(key, value)
+
+    def set_gauge(self, key: str, read: Callable[[], float]) -> None:
+        """Register a number that is computed when somebody reads it, such as peak memory."""
+        self.gauges[key] = read
+
+    def get_scalar(self, key: str) -> ScalarWindow:
+        if key not in self.scalars:
+            raise KeyError(f"no scalar {key!r}; there are: {', '.join(sorted(self.scalars))}")
+        return self.scalars[key]
+
+    def update_info(self, key: str, value: Any, keep: bool = False) -> None:
+        """Set an info; `keep` puts it into checkpoints, for which it has to be of plain types."""
+        self.infos[key] = value
+        (self.kept_infos.add if keep else self.kept_infos.discard)(key)
+
+    def pop_info(self, key: str, default: Any = None) -> Any:
+        """Take an info out."""
+        self.kept_infos.discard(key)
+        return self.infos.pop(key, default)
+
+    def get_info(self, key: str, default: Any = None) -> Any:
+        return self.infos.get(key, default)
+
+    def post_artifact(self, name: str, path: Path) -> None:
+        """Hand a written file to the logger, which forwards it to the sinks."""
+        self.outbox.append(Artifact(name, path))
+
+    def post_image(self, name: str, pixels: Tensor) -> None:
+        """Hand a picture (uint8, shape (3, height, width)) to the logger, for the sinks."""
+        self.outbox.append(Image(name, pixels))
+
+    def set_window(self, window: int) -> None:
+        """Keep at least `window` values of each scalar."""
+        if window <= self.window:
+            return
+        self.window = window
+        for scalar in self.scalars.values():
+            scalar.values = deque(scalar.values, maxlen=window)
+
+    def clear(self, prefix: str) -> None:
+        """Forget the values of all scalars whose name starts with `prefix`."""
+        for key, scalar in self.scalars.items():
+            if key.startswith(prefix):
+                scalar.values.clear()
+
+    def read(self, prefix: str, window: int, latest: Iterable[str] = ()) -> dict[str, float]:
+        """Means over the last `window` values of the scalars under `prefix`, in one copy.
+
+        Args:
+            prefix: such as `train/`; it is cut from the names returned.
+            window: number of values a mean is taken over.
+            latest: names, without prefix, of which the last value counts instead.
+        """
+        latest = set(latest)
+        recent: dict[str, list[Scalar]] = {}
+        for key, scalar in self.scalars.items():
+            name = key.removeprefix(prefix)
+            if key.startswith(prefix) and scalar.values:
+                recent[name] = scalar.recent(1 if name in latest else window)
+        numbers = _to_floats([value for values in recent.values() for value in values])
+        means = {}
+        position = 0
+        for name, values in recent.items():
+            means[name] = sum(numbers[position : position + len(values)]) / len(values)
+            position += len(values)
+        for key, gauge in self.gauges.items():
+            if key.startswith(prefix):
+                means[key.removeprefix(prefix)] = gauge()
+        return means
+
+    def state_dict(self) -> dict[str, Any]:
+        windows = {key: _to_floats(list(s.values)) for key, s in self.scalars.items()}
+        infos = {key: self.infos[key] for key in sorted(self.kept_infos)}
+        return {"scalars": windows, "infos": infos}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        for key, values in state["scalars"].items():
+            self.scalars[key] = ScalarWindow(self.window)
+            self.scalars[key].values.extend(values)
+        for key, value in state.get("infos", {}).items():
+            self.update_info(key, value, keep=True)
+
+
+def _to_floats(values: list[Scalar]) -> list[float]:
+    """Numbers of mixed kind as floats; tensors of one device are copied to the host together."""
+    floats = [0.0] * len(values)
+    by_device: dict[torch.device, list[int]] = {}
+    for index, value in enumerate(values):
+        if isinstance(value, Tensor):
+            by_device.setdefault(value.device, []).append(index)
+        else:
+            floats[index] = float(value)
+    for indices in by_device.values():
+        tensors = [values[i] for i in indices]
+        flat = torch.stack([t.reshape(()).float() for t in tensors if isinstance(t, Tensor)])
+        for index, number in zip(indices, flat.tolist(), strict=True):
+            floats[index] = number
+    return floats
+
+
+def scalars_to_floats(scalars: Mapping[str, Scalar]) -> dict[str, float]:
+    """A dict of numbers and one-element tensors as floats, one copy for each device."""
+    return dict(zip(scalars, _to_floats(list(scalars.values())), strict=True))

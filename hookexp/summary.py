@@ -1,0 +1,151 @@
+"""What a run came to: its objective (the metric it is judged by) and `summary.json`."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from hookexp.checkpoint.store import POINTER
+from hookexp.errors import ConfigError
+from hookexp.monitor import infer_rule, is_better
+
+SUMMARY_FILE = "summary.json"
+
+
+@dataclass
+class Objective:
+    """The best value of one metric over the evaluations of a run, and where it was reached."""
+
+    name: str
+    rule: str
+    value: float = math.nan
+    epoch: int = 0
+    iter: int = 0
+
+    def update(self, metrics: Mapping[str, float], epoch: int, iteration: int) -> None:
+        value = metrics.get(self.name)
+        if value is not None and is_better(value, self.value, self.rule):
+            self.value, self.epoch, self.iter = value, epoch, iteration
+
+
+def choose_objective(setting: str, metric_names: Sequence[str]) -> Objective | None:
+    """The objective of `trainer.objective`; `auto` is the first metric with a known direction.
+
+    None if no metric's direction is known.
+
+    Raises:
+        ConfigError: for a metric the task does not have.
+    """
+    if setting != "auto":
+        if setting not in metric_names:
+            raise ConfigError(
+                f"trainer.objective={setting}: the task has no such metric; "
+                f"it has: {', '.join(metric_names) or 'none'}"
+            )
+        return Objective(setting, infer_rule(setting))
+    for name in metric_names:
+        try:
+            return Objective(name, infer_rule(name))
+        except ValueError:
+            continue
+    return None
+
+
+@dataclass
+class Summary:
+    """How a run ended. Written as `summary.json` at the top of the run's folder."""
+
+    status: str
+    """`finished` or `stopped`."""
+    reason: str
+    """Why it stopped early, else empty."""
+    objective: Objective | None
+    metrics: dict[str, float]
+    """Of the last evaluation."""
+    epoch: int
+    iter: int
+    seconds: float
+    exit_code: int = 0
+    """What the process leaves with: not 0 if a signal stopped the run."""
+
+    @property
+    def objective_value(self) -> float | None:
+        """What the run returns to a sweeper."""
+        if self.objective is None or math.isnan(self.objective.value):
+            return None
+        return self.objective.value
+
+    def describe(self, folder: Path, words: str = "") -> list[str]:
+        """What a user reads at the end of a run, and may want to type next.
+
+        Args:
+            words: what an evaluation needs on the command line for the same model and data.
+        """
+        shown = os.path.relpath(folder)
+        how = f"stopped: {self.reason}" if self.reason else "finished"
+        lines = [f"{how} after {_duration(self.seconds)}{_position(', ', self.epoch, self.iter)}"]
+        if self.objective is not None and not math.isnan(self.objective.value):
+            best = self.objective
+            where = _position(" at ", best.epoch, best.iter)
+            lines.append(f"{'best ' if where else ''}{best.name} {best.value:.4f}{where}")
+        if any(not math.isfinite(value) for value in self.metrics.values()):
+            lines.append("a metric is not a finite number: hooks=+check_invalid_loss finds where")
+        lines.append(f"folder {shown}")
+        if (folder / POINTER).exists():
+            kept = self._best_checkpoint(folder)
+            weights = shown if kept is None else os.path.relpath(kept)
+            command = f"python -m hookexp {words} mode=test load_from={weights}"
+            lines.append("test it: " + " ".join(command.split()))
+        if any(folder.glob("*tfevents*")):
+            lines.append(f"curves:  tensorboard --logdir {shown}")
+        return lines
+
+    def _best_checkpoint(self, folder: Path) -> Path | None:
+        """The best checkpoint by the run's objective, if the run has kept one."""
+        if self.objective is None:
+            return None
+        best = folder.glob(f"best_{self.objective.name}_*.pth")
+        return max(best, key=lambda path: path.stat().st_mtime, default=None)
+
+    def write(self, folder: Path, mode: str = "train") -> None:
+        """Replace the folder's summary.json; a reader never sees half of it.
+
+        An evaluation in the folder of a training run leaves that run's summary alone, and writes
+        `summary_test.json` (or `_val`) beside it.
+        """
+        beside = mode != "train" and (folder / POINTER).exists()
+        name = f"summary_{mode}.json" if beside else SUMMARY_FILE
+        temporary = folder / f".{name}.tmp"
+        text = json.dumps(_valid_json(asdict(self)), indent=2)
+        temporary.write_text(text + "\n", encoding="utf-8")
+        temporary.replace(folder / name)
+
+
+def _position(prefix: str, epoch: int, iteration: int) -> str:
+    """Where training stood; nothing where there was none, no epoch inside the first one."""
+    if iteration == 0:
+        return ""
+    return f"{prefix}{f'epoch {epoch}, ' if epoch else ''}iteration {iteration}"
+
+
+def _duration(seconds: float) -> str:
+    """Seconds as people say them: 8.3 s, 12:05 min, 3:07:00 h."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02} h" if hours else f"{minutes}:{rest:02} min"
+
+
+def _valid_json(value: Any) -> Any:
+    """JSON has no NaN and no infinity: they become null."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, dict):
+        return {key: _valid_json(item) for key, item in value.items()}
+    return value

@@ -1,0 +1,308 @@
+"""Call order, foreign hooks, and what is refused when a hook is registered."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+
+from hookexp.errors import ConfigError
+from hookexp.hook import Hook
+from hookexp.hook_list import HookList
+
+RUNNER = SimpleNamespace(epoch=3, iter=7)
+
+
+def make_hook(log, name, priority="NORMAL"):
+    class Probe(Hook):
+        def before_train(self, runner):
+            log.append(name)
+
+    probe = Probe()
+    probe.priority = priority
+    return probe
+
+
+def test_order_is_by_priority_then_by_registration():
+    log, hooks = [], HookList()
+    for name, priority in [("a", "LOW"), ("b", 50), ("c", "HIGHEST"), ("d", "NORMAL")]:
+        hooks.register(make_hook(log, name, priority), name)
+    hooks.before_train(RUNNER)
+    assert log == ["c", "b", "d", "a"]
+
+
+def test_the_priority_given_at_registration_wins():
+    log, hooks = [], HookList()
+    hooks.register(make_hook(log, "a", "LOW"), "a", priority="VERY_HIGH")
+    hooks.register(make_hook(log, "b"), "b")
+    hooks.before_train(RUNNER)
+    assert log == ["a", "b"]
+    assert [(e.name, e.priority) for e in hooks.entries] == [("a", 10), ("b", 50)]
+
+
+def test_a_hook_registered_inside_a_mount_point_first_runs_at_the_next_call():
+    log, hooks = [], HookList()
+
+    class Adder(Hook):
+        def before_train(self, runner):
+            if len(hooks) == 1:
+                hooks.register(make_hook(log, "late"), "late")
+
+    hooks.register(Adder(), "adder")
+    hooks.before_train(RUNNER)
+    assert log == []
+    hooks.before_train(RUNNER)
+    assert log == ["late"]
+
+
+def test_arguments_reach_the_hooks_by_their_published_names():
+    seen, hooks = {}, HookList()
+
+    class Probe(Hook):
+        def before_train_iter(self, runner, batch_idx, data_batch=None):
+            seen["before"] = (batch_idx, data_batch)
+
+        def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+            seen["after"] = (batch_idx, data_batch, outputs)
+
+        def after_val_epoch(self, runner, metrics=None):
+            seen["metrics"] = metrics
+
+        def before_save_checkpoint(self, runner, checkpoint):
+            seen["checkpoint"] = checkpoint
+
+    hooks.register(Probe(), "probe")
+    hooks.before_train_iter(RUNNER, batch_idx=1, data_batch="x")
+    hooks.after_train_iter(RUNNER, batch_idx=1, data_batch="x", outputs={"loss": 2})
+    hooks.after_val_epoch(RUNNER, metrics={"m": 1.0})
+    hooks.before_save_checkpoint(RUNNER, checkpoint={"c": 1})
+    assert seen == {
+        "before": (1, "x"),
+        "after": (1, "x", {"loss": 2}),
+        "metrics": {"m": 1.0},
+        "checkpoint": {"c": 1},
+    }
+
+
+def test_a_fan_in_serves_train_val_and_test():
+    modes, hooks = [], HookList()
+
+    class Probe(Hook):
+        def _before_iter(self, runner, batch_idx, data_batch=None, mode="train"):
+            modes.append(mode)
+
+    hooks.register(Probe(), "probe")
+    for mode in ("train", "val", "test"):
+        getattr(hooks, f"before_{mode}_iter")(RUNNER, batch_idx=0)
+    assert modes == ["train", "val", "test"]
+
+
+def test_any_object_with_methods_of_those_names_is_a_hook():
+    log, hooks = [], HookList()
+
+    class Foreign:
+        priority = "LOW"
+
+        def before_train(self, runner):
+            log.append("before_train")
+
+        def after_train_iter(self, runner):
+            log.append("after_train_iter")
+
+        def before_epoch(self, runner):
+            log.append("before_epoch")
+
+        def _after_epoch(self, runner, mode="train"):
+            log.append(f"_after_epoch {mode}")
+
+    hooks.register(Foreign(), "foreign")
+    hooks.before_train(RUNNER)
+    hooks.after_train_iter(RUNNER, batch_idx=0, data_batch=None, outputs={})
+    hooks.before_val_epoch(RUNNER)
+    hooks.after_val_epoch(RUNNER, metrics={})
+    assert log == ["before_train", "after_train_iter", "before_epoch", "_after_epoch val"]
+    assert hooks.entries[0].priority == 70
+
+
+def test_a_published_base_class_with_its_own_fan_ins():
+    log, hooks = [], HookList()
+
+    class PublishedBase:
+        priority = "NORMAL"
+
+        def before_train_iter(self, runner, batch_idx, data_batch=None):
+            self._before_iter(runner, batch_idx=batch_idx, data_batch=data_batch, mode="train")
+
+        def after_run(self, runner):
+            raise AssertionError("an inherited no-op must not be called")
+
+        def _before_iter(self, runner, batch_idx, data_batch=None, mode="train"):
+            raise AssertionError("an inherited no-op must not be called")
+
+        def get_triggered_stages(self):
+            return ["before_train_iter"]
+
+    class Theirs(PublishedBase):
+        def _before_iter(self, runner, batch_idx, data_batch=None, mode="train"):
+            log.append((batch_idx, mode))
+
+    hooks.register(Theirs(), "theirs")
+    hooks.before_train_iter(RUNNER, batch_idx=4, data_batch=None)
+    hooks.after_run(RUNNER)
+    assert log == [(4, "train")]
+
+
+def test_points_that_hooks_open_for_others():
+    log, hooks = [], HookList()
+
+    class Opener(Hook):
+        opens = ("after_sample",)
+
+    class Listener(Hook):
+        def after_sample(self, runner, sample):
+            log.append(sample)
+
+    hooks.register(Listener(), "listener")
+    hooks.register(Opener(), "opener")
+    hooks.check_method_names()
+    hooks.call("after_sample", RUNNER, sample=5)
+    assert log == [5]
+    with pytest.raises(ValueError, match="opens = "):
+        hooks.call("after_nothing", RUNNER)
+
+
+def test_an_error_names_hook_point_epoch_and_iter():
+    hooks = HookList()
+
+    class Bad(Hook):
+        def before_val(self, runner):
+            raise ZeroDivisionError
+
+    hooks.register(Bad(), "bad")
+    with pytest.raises(ZeroDivisionError) as caught:
+        hooks.before_val(RUNNER)
+    assert caught.value.__notes__ == ["in hook 'bad' (Bad) at before_val, epoch 3, iter 7"]
+
+
+class Misspelt(Hook):
+    def after_trian_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+        pass
+
+
+class NotAPoint(Hook):
+    def before_forward(self, runner):
+        pass
+
+
+class AsksForMore(Hook):
+    def before_train_iter(self, runner, batch_idx, data_batch, temperature):
+        pass
+
+
+class Swapper(Hook):
+    swaps_weights = True
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda h: h.register(Misspelt(), "x"), "did you mean after_train_iter"),
+        (lambda h: h.register(NotAPoint(), "x"), "before_forward is not a mount point"),
+        (lambda h: h.register(AsksForMore(), "x"), "temperature"),
+        (lambda h: h.register(Hook(), "x", priority=500), r"hooks\.x: priority 500"),
+        (lambda h: h.register(Hook(), "x", priority="HIHG"), r"hooks\.x: priority 'HIHG'"),
+        (lambda h: [h.register(Swapper(), n) for n in "ab"], "hooks.b and hooks.a both exchange"),
+        (lambda h: [h.register(Hook(), "x") for _ in "ab"], "of this name already"),
+        (lambda h: [h.register(hook, n) for hook in [Hook()] for n in "ab"], "as hooks.a"),
+    ],
+)
+def test_what_is_refused(make, message):
+    hooks = HookList()
+    with pytest.raises(ConfigError, match=message):
+        make(hooks)
+        hooks.check_method_names()
+
+
+def test_helpers_of_a_hook_are_no_mistakes():
+    class Fine(Hook):
+        def state_dict(self):
+            return {}
+
+        def average(self):
+            pass
+
+        def _after_all(self):
+            pass
+
+    hooks = HookList()
+    hooks.register(Fine(), "fine")
+    hooks.check_method_names()
+
+
+def test_listeners_are_wrapped_and_unwrapped_between_two_calls():
+    log, hooks = [], HookList()
+    hooks.register(make_hook(log, "a"), "first")
+
+    class Newcomer(Hook):
+        def before_train(self, runner):
+            log.append("new")
+
+    def wrapper_of(tag):
+        def wrap(call, point, name):
+            def wrapped(runner, *args, **kwargs):
+                log.append(f"{tag} {point} {name}")
+                return call(runner, *args, **kwargs)
+
+            return wrapped
+
+        return wrap
+
+    def calls():
+        log.clear()
+        hooks.before_train(RUNNER)
+        hooks.after_train(RUNNER)
+        return list(log)
+
+    undo_one = hooks.wrap_listeners(wrapper_of("1"))
+    assert calls() == ["1 before_train *", "1 before_train first", "a"]
+    undo_two = hooks.wrap_listeners(wrapper_of("2"))
+    assert calls() == [
+        *("2 before_train *", "1 before_train *"),
+        *("2 before_train first", "1 before_train first", "a"),
+    ]
+    undo_one()
+    hooks.register(Newcomer(), "newcomer")
+    inside = ["2 before_train first", "a", "2 before_train newcomer", "new"]
+    assert calls() == ["2 before_train *", *inside]
+    undo_two()
+    undo_two()
+    assert calls() == ["a", "new"]
+
+
+def test_two_that_wrap_with_the_same_function_undo_their_own():
+    seen, hooks = [], HookList()
+    hooks.register(make_hook([], "a"), "a")
+
+    def wrap(call, point, name):
+        return lambda runner, *args, **kwargs: (seen.append(name), call(runner, *args, **kwargs))
+
+    undo = hooks.wrap_listeners(wrap)
+    hooks.wrap_listeners(wrap)
+    undo()
+    hooks.before_train(RUNNER)
+    assert seen == ["*", "a"]
+
+
+def test_an_error_in_a_wrapped_listener_says_whose_it_is():
+    class Fails(Hook):
+        def before_train_iter(self, runner, batch_idx, data_batch=None):
+            raise RuntimeError("boom")
+
+    hooks = HookList()
+    hooks.register(Fails(), "mine")
+    hooks.wrap_listeners(lambda call, point, name: lambda *args, **kwargs: call(*args, **kwargs))
+    with pytest.raises(RuntimeError) as caught:
+        hooks.before_train_iter(RUNNER, batch_idx=0)
+    assert caught.value.__notes__ == [
+        "in hook 'mine' (Fails) at before_train_iter, epoch 3, iter 7"
+    ]

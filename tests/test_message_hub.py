@@ -1,0 +1,69 @@
+"""Scalars stay tensors until they are read, and cross in one copy."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from hookexp.message_hub import MessageHub
+
+
+def test_values_are_detached_and_stay_tensors():
+    hub = MessageHub()
+    loss = torch.tensor(2.0, requires_grad=True) * 3
+    hub.update_scalar("train/loss", loss)
+    stored = hub.get_scalar("train/loss").values[-1]
+    assert isinstance(stored, torch.Tensor) and not stored.requires_grad
+
+
+def test_reading_gives_means_over_a_window_in_one_copy(monkeypatch):
+    hub = MessageHub()
+    for n in range(20):
+        hub.update_scalar("train/loss", torch.tensor(float(n)))
+        hub.update_scalar("train/count", torch.tensor(n, dtype=torch.int64))
+        hub.update_scalar("train/lr", 0.1 * n)
+        hub.update_scalar("val/loss", 99.0)
+    copies = []
+    real = torch.Tensor.tolist
+    monkeypatch.setattr(torch.Tensor, "tolist", lambda t: copies.append(1) or real(t))
+    means = hub.read("train/", window=4, latest=["lr"])
+    assert means == {"loss": 17.5, "count": 17.5, "lr": pytest.approx(1.9)}
+    assert len(copies) == 1
+
+
+def test_windows_are_bounded_and_can_be_widened():
+    hub = MessageHub(window=5)
+    for n in range(50):
+        hub.update_scalar("a", n)
+    assert list(hub.get_scalar("a").values) == [45, 46, 47, 48, 49]
+    hub.set_window(8)
+    for n in range(50, 60):
+        hub.update_scalar("a", n)
+    assert len(hub.get_scalar("a").values) == 8
+    window = hub.get_scalar("a")
+    assert (window.current(), window.min(2), window.max(), window.mean(2)) == (59, 58, 59, 58.5)
+
+
+def test_gauges_are_read_on_demand():
+    hub = MessageHub()
+    readings = iter([1.0, 2.0])
+    hub.set_gauge("train/eta", lambda: next(readings))
+    assert hub.read("val/", 1) == {}
+    assert hub.read("train/", 1) == {"eta": 1.0}
+    assert hub.read("train/", 1) == {"eta": 2.0}
+
+
+def test_state_goes_through_plain_types():
+    hub = MessageHub()
+    hub.update_scalar("a", torch.tensor(1.5))
+    hub.update_scalar("a", 2)
+    other = MessageHub()
+    other.load_state_dict(hub.state_dict())
+    assert list(other.get_scalar("a").values) == [1.5, 2.0]
+
+
+def test_an_unknown_scalar_lists_those_there_are():
+    hub = MessageHub()
+    hub.update_scalar("train/loss", 1)
+    with pytest.raises(KeyError, match="train/loss"):
+        hub.get_scalar("loss")

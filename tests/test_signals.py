@@ -1,0 +1,106 @@
+"""Signals end a run at its next safe point, with its state saved and the code that says so."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+import pytest
+import torch
+from fakes import Recorder, TinyTask
+
+from hookexp.checkpoint.store import load_checkpoint
+from hookexp.hook import Hook
+from hookexp.hooks.checkpoint import CheckpointHook
+from hookexp.hooks.ema import EMAHook
+
+
+class Send(Hook):
+    """Sends this process a signal at a mount point, once."""
+
+    def __init__(self, point: str, number: int, at_iter: int) -> None:
+        def send(runner, *args, **kwargs):
+            if runner.iter == at_iter:
+                os.kill(os.getpid(), number)
+
+        setattr(self, point, send)
+        self._point = point
+
+    def get_triggered_stages(self):
+        return [self._point]
+
+
+@pytest.mark.parametrize(("name", "code"), [("SIGTERM", 143), ("SIGUSR1", 143), ("SIGINT", 130)])
+def test_a_signal_in_training_saves_within_the_iteration(make_runner, name, code):
+    handlers = [signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)]
+    send = Send("before_train_iter", getattr(signal, name), at_iter=4)
+    runner = make_runner({"checkpoint": CheckpointHook(), "send": send}, max_epochs=9)
+    summary = runner.run("train")
+    assert (summary.status, summary.exit_code) == ("stopped", code)
+    assert load_checkpoint(runner.work_dir / "iter_5.pth")["loop"]["iter"] == 5
+    after = [signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)]
+    assert handlers == after
+
+
+def test_a_signal_in_validation_gives_it_up_and_the_resume_validates_again(make_runner):
+    class DrawingTask(TinyTask):
+        """Its validation draws random numbers, as dropout at test time would."""
+
+        def val_step(self, model, batch):
+            torch.rand(3)
+            return super().val_step(model, batch)
+
+    def run(hooks, folder, **more):
+        torch.manual_seed(3)
+        runner = make_runner(
+            {"ema": EMAHook(momentum=0.1), "checkpoint": CheckpointHook(interval=2), **hooks},
+            task=DrawingTask(),
+            work_dir=folder,
+            val_size=24,
+            max_epochs=2,
+            **more,
+        )
+        return runner, runner.run("train")
+
+    base = make_runner(max_epochs=1).work_dir.parent
+    recorder = Recorder()
+    send = Send("after_val_iter", signal.SIGTERM, at_iter=3)
+    cut, summary = run({"send": send, "recorder": recorder}, base / "cut")
+    assert summary.exit_code == 143
+    assert "after_val_epoch" not in recorder.points
+    checkpoint = load_checkpoint(cut.work_dir / "epoch_1.pth")
+    assert checkpoint["loop"]["phase"] == "validate"
+    rest, _ = run({"recorder": recorder}, base / "cut", resume="auto")
+    whole, _ = run({"recorder": Recorder()}, base / "whole")
+    for key, value in whole.model.state_dict().items():
+        assert torch.equal(value, rest.model.state_dict()[key])
+    assert rest.objective == whole.objective
+
+
+def test_a_second_ctrl_c_leaves_at_once(make_runner):
+    pid = os.fork()
+    if pid == 0:
+        for point in ("before_train_iter", "after_train_iter"):
+            send = Send(point, signal.SIGINT, at_iter=1)
+            first = Send("before_train_iter", signal.SIGINT, at_iter=1)
+        make_runner({"first": first, "send": send}, max_epochs=9).run("train")
+        os._exit(99)
+    _, status = os.waitpid(pid, 0)
+    assert os.waitstatus_to_exitcode(status) == 130
+
+
+def test_a_forked_process_is_not_concerned(make_runner):
+    class Fork(Hook):
+        status = None
+
+        def before_train(self, runner):
+            pid = os.fork()
+            if pid == 0:
+                os.kill(os.getpid(), signal.SIGTERM)
+                os._exit(99)
+            _, self.status = os.waitpid(pid, 0)
+
+    hook = Fork()
+    summary = make_runner({"fork": hook}, max_epochs=1).run("train")
+    assert os.WTERMSIG(hook.status) == signal.SIGTERM
+    assert summary.status == "finished"

@@ -1,0 +1,119 @@
+"""How a run says what it came to."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import pytest
+
+from hookexp.errors import ConfigError
+from hookexp.summary import Objective, Summary, choose_objective
+
+
+def summary(**changes):
+    values = {
+        "status": "finished",
+        "reason": "",
+        "objective": Objective("accuracy", "greater", 0.5, epoch=2, iter=40),
+        "metrics": {"accuracy": 0.4},
+        "epoch": 3,
+        "iter": 60,
+        "seconds": 75.0,
+    }
+    return Summary(**{**values, **changes})
+
+
+def test_the_file_is_valid_json(tmp_path):
+    summary(metrics={"accuracy": 0.4, "loss": math.nan}).write(tmp_path)
+    content = json.loads((tmp_path / "summary.json").read_text())
+    assert content["objective"] == {
+        "name": "accuracy",
+        "rule": "greater",
+        "value": 0.5,
+        "epoch": 2,
+        "iter": 40,
+    }
+    assert content["metrics"] == {"accuracy": 0.4, "loss": None}
+    assert [p.name for p in tmp_path.iterdir()] == ["summary.json"]
+
+
+def test_an_evaluation_leaves_the_summary_of_a_training_run_alone(tmp_path):
+    (tmp_path / "last_checkpoint").write_text("")
+    summary().write(tmp_path)
+    summary(epoch=0).write(tmp_path, "test")
+    assert json.loads((tmp_path / "summary.json").read_text())["epoch"] == 3
+    assert json.loads((tmp_path / "summary_test.json").read_text())["epoch"] == 0
+
+
+def test_the_best_checkpoint_is_what_to_test(tmp_path):
+    (tmp_path / "last_checkpoint").write_text("")
+    (tmp_path / "best_accuracy_epoch_2.pth").write_text("")
+    lines = summary().describe(tmp_path)
+    assert any(line.endswith("best_accuracy_epoch_2.pth") for line in lines)
+
+
+def test_what_a_user_reads(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "run"
+    folder.mkdir()
+    assert summary().describe(folder) == [
+        "finished after 1:15 min, epoch 3, iteration 60",
+        "best accuracy 0.5000 at epoch 2, iteration 40",
+        "folder run",
+    ]
+    (folder / "last_checkpoint").write_text("")
+    (folder / "events.out.tfevents.1").write_text("")
+    stopped = summary(status="stopped", reason="enough", epoch=0, seconds=7300.0)
+    assert stopped.describe(folder) == [
+        "stopped: enough after 2:01:40 h, iteration 60",
+        "best accuracy 0.5000 at epoch 2, iteration 40",
+        "folder run",
+        "test it: python -m hookexp mode=test load_from=run",
+        "curves:  tensorboard --logdir run",
+    ]
+
+
+def test_a_metric_that_is_no_number_is_told(tmp_path):
+    lines = summary(metrics={"loss": math.nan}).describe(tmp_path)
+    assert any("check_invalid_loss" in line for line in lines)
+
+
+def test_the_command_to_test_it_names_what_the_run_was_made_of(tmp_path):
+    (tmp_path / "last_checkpoint").write_text("")
+    lines = summary().describe(tmp_path, "--config-dir mine model=net")
+    assert any("hookexp --config-dir mine model=net mode=test load_from=" in n for n in lines)
+
+
+def test_a_run_without_a_number_returns_none():
+    assert summary(objective=None).objective_value is None
+    assert summary(objective=Objective("loss", "less")).objective_value is None
+    assert summary().objective_value == 0.5
+
+
+@pytest.mark.parametrize(
+    ("setting", "names", "chosen"),
+    [
+        ("auto", ("accuracy", "loss"), ("accuracy", "greater")),
+        ("auto", ("perplexity", "loss"), ("loss", "less")),
+        ("loss", ("accuracy", "loss"), ("loss", "less")),
+        ("auto", ("perplexity",), None),
+        ("auto", (), None),
+    ],
+)
+def test_which_metric_a_run_is_judged_by(setting, names, chosen):
+    objective = choose_objective(setting, names)
+    assert (objective and (objective.name, objective.rule)) == chosen
+
+
+def test_a_metric_that_is_not_there():
+    with pytest.raises(ConfigError, match=r"trainer\.objective=f1: .*it has: accuracy, loss"):
+        choose_objective("f1", ("accuracy", "loss"))
+
+
+def test_an_objective_keeps_its_best():
+    objective = Objective("loss", "less")
+    for iteration, value in enumerate([0.5, math.nan, 0.3, 0.4], start=1):
+        objective.update({"loss": value}, epoch=0, iteration=iteration)
+    objective.update({"other": 0.0}, epoch=0, iteration=9)
+    assert (objective.value, objective.iter) == (0.3, 3)
