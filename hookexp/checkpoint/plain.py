@@ -1,0 +1,38 @@
+"""Checkpoints hold tensors and plain types only, so that loading one never runs code."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hookexp.errors import ConfigError
+
+_LEAVES = (type(None), bool, int, float, str, bytes, Tensor, torch.Size, torch.device, torch.dtype)
+
+
+def ensure_plain(value: Any, path: str) -> None:
+    """Refuse a value that `torch.load(weights_only=True)` would refuse, while it can be mended.
+
+    Args:
+        path: where the value stands, such as `hooks.ema.steps`; it is named in the error.
+
+    Raises:
+        ConfigError: naming the path, the type, and what to store instead.
+    """
+    kind = type(value)
+    if issubclass(kind, dict) and (kind is dict or kind.__name__ == "OrderedDict"):
+        for key, item in value.items():
+            if not isinstance(key, (str, int, float, bool, tuple)):
+                raise ConfigError(f"checkpoint: {path} has a key of type {type(key).__name__}")
+            ensure_plain(item, f"{path}.{key}")
+    elif kind in (list, tuple, set):
+        for index, item in enumerate(value):
+            ensure_plain(item, f"{path}[{index}]")
+    elif kind not in _LEAVES and not isinstance(value, Tensor):
+        raise ConfigError(
+            f"checkpoint: {path} is a {kind.__module__}.{kind.__name__}, which cannot be loaded "
+            f"safely; store numbers, strings, lists, dicts or tensors instead "
+            f"(for a NumPy value: .item(), .tolist() or torch.from_numpy)"
+        )

@@ -1,0 +1,248 @@
+"""`CheckpointStore`: how a checkpoint gets onto the disk, and back, whole.
+
+The order of a save, so that a kill at any instruction leaves a folder that resumes:
+
+    write to a temporary name in the same folder, hashing on the way; fsync
+    rename to the final name; fsync the folder
+    the same for `last_checkpoint`, which lists every kept file with its checksum
+    only then delete what is obsolete
+
+`last_checkpoint` is text. Its first line is the newest file's name (empty if only files that do
+not continue a run are kept), each further line `sha256 size name` of a kept file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import pickle
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import torch
+
+from hookexp.errors import ConfigError
+
+POINTER = "last_checkpoint"
+_SIZE_OF_BLOCK = 1 << 20
+_UNFINISHED = ".tmp"
+_NOT_TO_CONTINUE = ("best_", "exception_")
+
+
+@dataclass(frozen=True)
+class KeptFile:
+    """A line of `last_checkpoint`."""
+
+    sha256: str
+    size: int
+    name: str
+
+
+class CheckpointStore:
+    """The checkpoints in one folder. Only files that this folder lists are ever deleted."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._is_tidy = False
+
+    def save(
+        self,
+        checkpoint: dict[str, Any],
+        name: str,
+        obsolete: Iterable[str] = (),
+        points_last: bool = True,
+    ) -> Path:
+        """Write a checkpoint under `name` in the folder, then delete the obsolete ones.
+
+        Raises:
+            OSError: if the disk does not take it; the files that were there are still whole.
+        """
+        self._tidy()
+        newest, kept = self._read_pointer()
+        path = self.folder / name
+
+        def announce(digest: str, size: int) -> None:
+            # A listed name is about to stand for other content: until the new list is written,
+            # either content is one that is listed, so a kill in between costs nothing.
+            if any(k.name == name for k in kept):
+                self._write_pointer(newest, [*kept, KeptFile(digest, size, name)])
+
+        digest, size = _write_whole(path, lambda file: torch.save(checkpoint, file), announce)
+        gone = set(obsolete) - {name}
+        listed = {k.name for k in kept}
+        kept = [k for k in kept if k.name not in {name, *gone}]
+        kept.append(KeptFile(digest, size, name))
+        self._write_pointer(name if points_last else newest, kept)
+        for old in gone & listed:
+            (self.folder / old).unlink(missing_ok=True)
+        return path
+
+    def save_by_checksum(self, checkpoint: dict[str, Any], stem: str) -> Path:
+        """Write `<stem>-<first 8 of sha256>.pth`; such a file is never listed nor deleted."""
+        draft = self.folder / f".{stem}.draft"
+        digest, _ = _write_whole(draft, lambda file: torch.save(checkpoint, file))
+        path = self.folder / f"{stem}-{digest[:8]}.pth"
+        draft.replace(path)
+        _fsync_folder(self.folder)
+        return path
+
+    def newest(self) -> Path | None:
+        """The newest checkpoint that is whole, None if none was ever saved.
+
+        Raises:
+            ConfigError: if there are checkpoints and none is whole.
+        """
+        newest, kept = self._read_pointer()
+        names = [k.name for k in reversed(kept)]
+        resumable = [newest] if newest in names else []
+        resumable += [n for n in names if n != newest and not n.startswith(_NOT_TO_CONTINUE)]
+        for name in resumable:
+            if self.is_whole(name):
+                return self.folder / name
+        if resumable:
+            raise ConfigError(
+                f"no checkpoint in {self.folder} is whole (checked: {', '.join(resumable)}); "
+                "choose another with resume=PATH, or start anew in another folder"
+            )
+        return None
+
+    def is_whole(self, name: str) -> bool:
+        """Whether a listed file has the size and checksum that it was written with."""
+        _, kept = self._read_pointer()
+        path = self.folder / name
+        if not path.is_file():
+            return False
+        size = path.stat().st_size
+        listed = {k.sha256 for k in kept if k.name == name and k.size == size}
+        return bool(listed) and sha256_of(path) in listed
+
+    def _tidy(self) -> None:
+        """Make the folder, and remove what killed processes were writing into it."""
+        if self._is_tidy:
+            return
+        self.folder.mkdir(parents=True, exist_ok=True)
+        for path in self.folder.glob(f".*{_UNFINISHED}"):
+            if path.name.split(".")[-2] != str(os.getpid()):
+                path.unlink(missing_ok=True)
+        self._is_tidy = True
+
+    def _read_pointer(self) -> tuple[str, list[KeptFile]]:
+        pointer = self.folder / POINTER
+        if not pointer.is_file():
+            return "", []
+        newest, *lines = pointer.read_text(encoding="utf-8").splitlines() or [""]
+        kept = []
+        for line in lines:
+            digest, size, name = line.split(" ", 2)
+            kept.append(KeptFile(digest, int(size), name))
+        return newest, kept
+
+    def _write_pointer(self, newest: str, kept: list[KeptFile]) -> None:
+        lines = [newest, *(f"{k.sha256} {k.size} {k.name}" for k in kept)]
+        text = "\n".join(lines) + "\n"
+        _write_whole(self.folder / POINTER, lambda file: file.write(text.encode()))
+
+
+def load_checkpoint(path: Path, map_location: str | torch.device = "cpu") -> dict[str, Any]:
+    """Read a checkpoint; tensors and plain types only, so nothing in it is ever executed.
+
+    Raises:
+        ConfigError: if it is no checkpoint, is torn, or holds anything else.
+    """
+    try:
+        checkpoint = torch.load(path, map_location=map_location, weights_only=True)
+    except FileNotFoundError:
+        raise ConfigError(f"checkpoint {path}: there is no such file") from None
+    except IsADirectoryError:
+        raise ConfigError(f"checkpoint {path}: is a folder, a file is needed") from None
+    except pickle.UnpicklingError as error:
+        raise ConfigError(
+            f"checkpoint {path}: holds more than tensors and plain types and is not loaded, "
+            f"since that could run code ({str(error).splitlines()[0]})"
+        ) from error
+    except Exception as error:  # What is no checkpoint fails in torch in many ways.
+        raise ConfigError(
+            f"checkpoint {path}: cannot be read ({type(error).__name__}); "
+            "it is torn or no checkpoint"
+        ) from error
+    if not isinstance(checkpoint, dict):
+        raise ConfigError(f"checkpoint {path}: holds a {type(checkpoint).__name__}, not a dict")
+    return checkpoint
+
+
+def sha256_of(path: Path) -> str:
+    """The checksum of a file's content, in hexadecimal."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(_SIZE_OF_BLOCK):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _write_whole(
+    path: Path, write: Any, before_rename: Callable[[str, int], None] = lambda digest, size: None
+) -> tuple[str, int]:
+    """Write a file so that its name only ever stands for all of it; returns sha256 and size.
+
+    The temporary name is in the same folder: a rename across file systems would be a copy.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}{_UNFINISHED}")
+    try:
+        with temporary.open("wb") as raw:
+            hashing = _HashingWriter(raw)
+            try:
+                write(hashing)
+            except RuntimeError as error:
+                # torch.save hides what the disk said behind an error of its own zip writer.
+                raise (hashing.error or error) from error
+            raw.flush()
+            os.fsync(raw.fileno())
+        before_rename(hashing.hexdigest(), hashing.size)
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    _fsync_folder(path.parent)
+    return hashing.hexdigest(), hashing.size
+
+
+def _fsync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+class _HashingWriter(io.RawIOBase):
+    """Passes bytes on to a file and hashes them, so that the checksum costs no second reading."""
+
+    def __init__(self, raw: BinaryIO) -> None:
+        self._raw = raw
+        self._sha256 = hashlib.sha256()
+        self.size = 0
+        self.error: OSError | None = None
+        """What the file refused a write with."""
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        try:
+            self._raw.write(data)
+        except OSError as error:
+            self.error = error
+            raise
+        self._sha256.update(data)
+        length = len(memoryview(data).cast("B"))
+        self.size += length
+        return length
+
+    def flush(self) -> None:
+        self._raw.flush()
+
+    def hexdigest(self) -> str:
+        return self._sha256.hexdigest()

@@ -1,0 +1,111 @@
+"""`CheckpointWriter`: checkpoints go to the disk on another thread, one at a time.
+
+The training thread pays for a copy in host memory and no more. A failure is kept and raised on the
+training thread, at the loop's next safe point; nobody leaves the process before a write is done.
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from hookexp.checkpoint.host_copy import HostCopy, num_bytes
+from hookexp.checkpoint.store import CheckpointStore
+from hookexp.errors import ConfigError
+
+logger = logging.getLogger("hookexp")
+_ROOM_FOR_TEXT = 1 << 20
+
+
+class CheckpointWriter:
+    """Writes into a store, in the order of the calls, at most one checkpoint in flight.
+
+    Args:
+        store: where the checkpoints go.
+        flush: called on the writing thread before a checkpoint gets its name: what it counts,
+            such as rows of a log, has to be on the disk before it.
+    """
+
+    def __init__(self, store: CheckpointStore, flush: Callable[[], None]) -> None:
+        self.store = store
+        self._flush = flush
+        self._host_copy = HostCopy()
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
+        self._in_flight: Future[Path] | None = None
+        self.goes_on_after_failure = False
+        """Whether a checkpoint that cannot be written ends the run or is warned about."""
+
+    def save(
+        self,
+        checkpoint: dict[str, Any],
+        name: str,
+        obsolete: Iterable[str] = (),
+        points_last: bool = True,
+        in_background: bool = True,
+    ) -> None:
+        """Save a checkpoint; waits first for the one before it.
+
+        Raises:
+            ConfigError: if the save before it failed, or there is no room for this one.
+        """
+        self.wait()
+        try:
+            self._require_room(num_bytes(checkpoint))
+        except OSError as error:
+            self._fail(error)
+            return
+        if in_background:
+            checkpoint = self._host_copy.copy(checkpoint)
+        self._in_flight = self._thread.submit(
+            self._write, checkpoint, name, tuple(obsolete), points_last
+        )
+        if not in_background:
+            self.wait()
+
+    def raise_failure(self) -> None:
+        """Raise what a finished write failed with; does not wait for one in flight."""
+        if self._in_flight is not None and self._in_flight.done():
+            self.wait()
+
+    def wait(self) -> None:
+        """Wait for the write in flight, and raise what it failed with.
+
+        Raises:
+            ConfigError: says why, and which checkpoint is the last good one.
+        """
+        if self._in_flight is None:
+            return
+        future, self._in_flight = self._in_flight, None
+        try:
+            future.result()
+        except OSError as error:
+            self._fail(error)
+
+    def _fail(self, error: OSError) -> None:
+        good = self.store.newest()
+        message = (
+            f"a checkpoint could not be written into {self.store.folder} "
+            f"({error.strerror or error}); the last good one is {good.name if good else 'none'}. "
+        )
+        if not self.goes_on_after_failure:
+            raise ConfigError(
+                f"{message}Make room and continue with resume=auto, or train on without it: "
+                "hooks.checkpoint.on_write_error=go_on"
+            ) from error
+        logger.warning("%sTraining goes on", message)
+
+    def _write(
+        self, checkpoint: dict[str, Any], name: str, obsolete: tuple[str, ...], points_last: bool
+    ) -> Path:
+        self._flush()
+        return self.store.save(checkpoint, name, obsolete, points_last)
+
+    def _require_room(self, needed: int) -> None:
+        self.store.folder.mkdir(parents=True, exist_ok=True)
+        free = shutil.disk_usage(self.store.folder).free
+        if free < needed + _ROOM_FOR_TEXT:
+            raise OSError(f"it needs {needed / 2**20:.0f} MiB and {free / 2**20:.0f} MiB are free")

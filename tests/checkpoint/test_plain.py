@@ -1,0 +1,27 @@
+"""What could not be loaded again is refused when it is saved, with its place."""
+
+from __future__ import annotations
+
+from collections import OrderedDict, defaultdict, deque
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from hookexp.checkpoint.plain import ensure_plain
+from hookexp.errors import ConfigError
+
+
+def test_tensors_and_plain_types_pass():
+    ensure_plain(
+        {"a": [1, 2.5, "x", None, True, (1,)], 3: torch.zeros(2), "o": OrderedDict(k=b"b")}, "meta"
+    )
+
+
+@pytest.mark.parametrize(
+    "value", [np.float32(1), np.zeros(2), deque([1]), defaultdict(int), Path("x"), object()]
+)
+def test_anything_else_is_named(value):
+    with pytest.raises(ConfigError, match=r"hooks\.ema\.steps\[1\] is a .*cannot be loaded safely"):
+        ensure_plain({"ema": {"steps": [0, value]}}, "hooks")

@@ -1,0 +1,181 @@
+"""Checkpoints are whole or not there, and only safe content is read."""
+
+from __future__ import annotations
+
+import os
+import pickle
+
+import pytest
+import torch
+from corruptions import count_noticed
+
+from hookexp.checkpoint.store import CheckpointStore, load_checkpoint, sha256_of
+from hookexp.errors import ConfigError
+
+
+def test_the_pointer_lists_every_kept_file_with_size_and_checksum(tmp_path):
+    store = CheckpointStore(tmp_path)
+    store.save({"a": 1}, "epoch_1.pth")
+    store.save({"a": 2}, "best_acc_epoch_1.pth", points_last=False)
+    store.save({"a": 3}, "epoch_2.pth", obsolete=["epoch_1.pth"])
+    lines = (tmp_path / "last_checkpoint").read_text().splitlines()
+    assert lines[0] == "epoch_2.pth"
+    for line in lines[1:]:
+        digest, size, name = line.split()
+        assert sha256_of(tmp_path / name) == digest
+        assert (tmp_path / name).stat().st_size == int(size)
+    assert [line.split()[2] for line in lines[1:]] == ["best_acc_epoch_1.pth", "epoch_2.pth"]
+    assert not (tmp_path / "epoch_1.pth").exists()
+    assert store.newest() == tmp_path / "epoch_2.pth"
+
+
+def test_the_order_of_a_save(tmp_path, monkeypatch):
+    """Write, fsync, rename, fsync the folder; the pointer likewise; then delete."""
+    store = CheckpointStore(tmp_path)
+    store.save({"a": 1}, "epoch_1.pth")
+    steps = []
+    real = {name: getattr(os, name) for name in ("fsync", "replace", "unlink")}
+    folder = os.stat(tmp_path).st_ino
+
+    def fsync(descriptor):
+        steps.append("fsync folder" if os.fstat(descriptor).st_ino == folder else "fsync file")
+        real["fsync"](descriptor)
+
+    def replace(source, target):
+        assert os.path.dirname(source) == os.path.dirname(target)
+        steps.append(f"rename to {os.path.basename(target)}")
+        real["replace"](source, target)
+
+    def unlink(path, **kwargs):
+        steps.append(f"delete {os.path.basename(path)}")
+        real["unlink"](path, **kwargs)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    monkeypatch.setattr(os, "replace", replace)
+    monkeypatch.setattr(os, "unlink", unlink)
+    store.save({"a": 2}, "epoch_2.pth", obsolete=["epoch_1.pth"])
+    assert steps == [
+        "fsync file",
+        "rename to epoch_2.pth",
+        "fsync folder",
+        "fsync file",
+        "rename to last_checkpoint",
+        "fsync folder",
+        "delete epoch_1.pth",
+    ]
+
+
+def test_a_failed_write_leaves_everything_as_it_was(tmp_path, monkeypatch):
+    store = CheckpointStore(tmp_path)
+    store.save({"a": 1}, "epoch_1.pth")
+    before = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
+    monkeypatch.setattr(os, "fsync", lambda fd: (_ for _ in ()).throw(OSError(28, "disk full")))
+    with pytest.raises(OSError, match="disk full"):
+        store.save({"a": 2}, "epoch_2.pth", obsolete=["epoch_1.pth"])
+    assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before
+
+
+def test_what_a_killed_process_was_writing_is_removed(tmp_path):
+    (tmp_path / ".epoch_1.pth.99999999.tmp").write_text("half")
+    (tmp_path / "notes.tmp").write_text("mine")
+    CheckpointStore(tmp_path).save({"a": 1}, "epoch_1.pth")
+    names = sorted(p.name for p in tmp_path.iterdir())
+    assert names == ["epoch_1.pth", "last_checkpoint", "notes.tmp"]
+
+
+def test_files_that_are_not_listed_are_never_deleted(tmp_path):
+    (tmp_path / "mine.pth").write_text("precious")
+    CheckpointStore(tmp_path).save({"a": 1}, "epoch_1.pth", obsolete=["mine.pth"])
+    assert (tmp_path / "mine.pth").read_text() == "precious"
+
+
+@pytest.mark.parametrize("damage", ["truncate", "flip", "delete"])
+def test_a_damaged_newest_file_gives_way_to_the_one_before(tmp_path, damage):
+    store = CheckpointStore(tmp_path)
+    store.save({"a": 1}, "epoch_1.pth")
+    path = store.save({"a": 2}, "epoch_2.pth")
+    data = bytearray(path.read_bytes())
+    if damage == "truncate":
+        path.write_bytes(data[:-7])
+    elif damage == "flip":
+        data[len(data) // 2] ^= 1
+        path.write_bytes(data)
+    else:
+        path.unlink()
+    assert store.newest() == tmp_path / "epoch_1.pth"
+
+
+def test_nothing_whole_is_an_error_and_nothing_at_all_is_none(tmp_path):
+    store = CheckpointStore(tmp_path)
+    assert store.newest() is None
+    store.save({"a": 1}, "epoch_1.pth").write_bytes(b"torn")
+    with pytest.raises(ConfigError, match=r"no checkpoint .* is whole .*epoch_1\.pth"):
+        store.newest()
+
+
+class Evil:
+    def __init__(self, trace):
+        self.trace = trace
+
+    def __reduce__(self):
+        return os.system, (f"touch {self.trace}",)
+
+
+def test_a_hostile_file_runs_nothing(tmp_path):
+    path, trace = tmp_path / "evil.pth", tmp_path / "it_ran"
+    torch.save({"state_dict": {}, "meta": [Evil(trace)]}, path)
+    with pytest.raises(ConfigError, match="not loaded"):
+        load_checkpoint(path)
+    path.write_bytes(pickle.dumps(Evil(trace), protocol=2))
+    with pytest.raises(ConfigError):
+        load_checkpoint(path)
+    assert not trace.exists()
+
+
+@pytest.mark.parametrize("make", ["absent", "text", "passwd", "folder", "list"])
+def test_what_is_no_checkpoint_says_so(tmp_path, make):
+    path = tmp_path / "x.pth"
+    if make == "text":
+        path.write_text("hello")
+    elif make == "passwd":
+        path.write_text("root:x:0:0:root:/root:/bin/bash\n" * 30)
+    elif make == "folder":
+        path.mkdir()
+    elif make == "list":
+        torch.save([1], path)
+    with pytest.raises(ConfigError, match=r"checkpoint .*x\.pth"):
+        load_checkpoint(path)
+
+
+def test_a_hundred_corruptions_are_noticed(tmp_path):
+    done, noticed = count_noticed(100, tmp_path)
+    assert noticed == done
+
+
+@pytest.mark.parametrize("killed_at", ["before the rename", "after the rename"])
+def test_a_kill_while_a_listed_name_is_saved_again_leaves_a_whole_file(
+    tmp_path, monkeypatch, killed_at
+):
+    class Killed(BaseException):
+        pass
+
+    store = CheckpointStore(tmp_path)
+    path = store.save({"a": 1}, "epoch_1.pth")
+    real = os.replace
+
+    def replace(source, target):
+        is_checkpoint = str(target) == str(path)
+        if is_checkpoint and killed_at == "before the rename":
+            raise Killed
+        real(source, target)
+        if is_checkpoint:
+            raise Killed
+
+    monkeypatch.setattr(os, "replace", replace)
+    with pytest.raises(Killed):
+        store.save({"a": 2}, "epoch_1.pth")
+    monkeypatch.undo()
+    assert store.newest() == path
+    assert load_checkpoint(path)["a"] == (1 if killed_at == "before the rename" else 2)
+    store.save({"a": 3}, "epoch_1.pth")
+    assert len((tmp_path / "last_checkpoint").read_text().splitlines()) == 2

@@ -1,0 +1,159 @@
+"""Checkpoints written by another thread: a copy is taken, failures come back, nothing is lost."""
+
+from __future__ import annotations
+
+import logging
+import resource
+import threading
+
+import pytest
+import torch
+from fakes import TinyData, TinyModel
+
+from hookexp.checkpoint.host_copy import HostCopy, num_bytes
+from hookexp.checkpoint.store import CheckpointStore, load_checkpoint
+from hookexp.checkpoint.writer import CheckpointWriter
+from hookexp.errors import ConfigError
+from hookexp.hooks.checkpoint import CheckpointHook
+
+
+@pytest.fixture
+def writer(tmp_path):
+    return CheckpointWriter(CheckpointStore(tmp_path), flush=lambda: None)
+
+
+class Gate:
+    """Holds the writing thread until it is opened."""
+
+    def __init__(self):
+        self.event = threading.Event()
+
+    def __call__(self):
+        assert self.event.wait(30)
+
+
+def test_training_may_change_what_is_being_saved(tmp_path):
+    gate = Gate()
+    writer = CheckpointWriter(CheckpointStore(tmp_path), flush=gate)
+    weight, counts = torch.ones(3), [1]
+    writer.save({"weight": weight, "counts": counts}, "a.pth")
+    weight.zero_()
+    counts.append(2)
+    assert not (tmp_path / "a.pth").exists()
+    gate.event.set()
+    writer.wait()
+    saved = load_checkpoint(tmp_path / "a.pth")
+    assert saved["weight"].tolist() == [1, 1, 1] and saved["counts"] == [1]
+
+
+def test_one_is_in_flight_and_all_arrive_in_order(writer, tmp_path):
+    value = torch.zeros(1000)
+    for number in range(5):
+        value.fill_(number)
+        writer.save({"value": value}, f"{number}.pth")
+    writer.wait()
+    for number in range(5):
+        assert load_checkpoint(tmp_path / f"{number}.pth")["value"].eq(number).all()
+    assert writer.store.newest() == tmp_path / "4.pth"
+
+
+def test_the_log_is_on_the_disk_before_the_checkpoint_has_its_name(tmp_path):
+    seen = []
+    writer = CheckpointWriter(
+        CheckpointStore(tmp_path), flush=lambda: seen.append((tmp_path / "a.pth").exists())
+    )
+    writer.save({}, "a.pth")
+    writer.wait()
+    assert seen == [False]
+
+
+def limited_file_size(size):
+    """A real failure of a real write, as on a full disk."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    return lambda: resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_failed_write_names_the_last_good_one_at_the_next_safe_point(writer, tmp_path):
+    writer.save({"a": 1}, "good.pth")
+    writer.wait()
+    lift = limited_file_size(4096)
+    try:
+        writer.save({"a": torch.zeros(10_000)}, "bad.pth", obsolete=["good.pth"])
+        with pytest.raises(ConfigError, match=r"could not be written .*last good one is good\.pth"):
+            writer.wait()
+    finally:
+        lift()
+    writer.raise_failure()
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["good.pth", "last_checkpoint"]
+
+
+def test_it_can_go_on_after_a_failure(writer, caplog):
+    writer.goes_on_after_failure = True
+    lift = limited_file_size(4096)
+    try:
+        with caplog.at_level(logging.WARNING):
+            writer.save({"a": torch.zeros(10_000)}, "bad.pth")
+            writer.wait()
+    finally:
+        lift()
+    assert "Training goes on" in caplog.text
+    writer.save({"a": 1}, "good.pth")
+    writer.wait()
+    assert writer.store.newest().name == "good.pth"
+
+
+def test_too_little_room_is_told_before_the_write(writer, monkeypatch):
+    usage = type("Usage", (), {"free": 2 << 20})
+    monkeypatch.setattr("hookexp.checkpoint.writer.shutil.disk_usage", lambda folder: usage)
+    with pytest.raises(ConfigError, match="needs 4 MiB and 2 MiB are free"):
+        writer.save({"a": torch.zeros(1 << 20)}, "big.pth")
+
+
+def test_a_run_stops_or_goes_on_as_configured(make_runner, tmp_path):
+    class Wide(TinyModel):
+        def __init__(self):
+            super().__init__()
+            self.extra = torch.nn.Linear(100, 100)
+
+    def run(**arguments):
+        folder = tmp_path / arguments.get("on_write_error", "stop")
+        runner = make_runner(
+            {"checkpoint": CheckpointHook(**arguments)}, model=Wide(), work_dir=folder, max_epochs=3
+        )
+        lift = limited_file_size(8192)
+        try:
+            runner.run("train")
+        finally:
+            lift()
+        return runner
+
+    with pytest.raises(ConfigError, match=r"resume=auto.*on_write_error=go_on"):
+        run()
+    assert run(on_write_error="go_on").epoch == 3
+
+
+def test_a_copy_uses_its_memory_again_and_keeps_ties():
+    shared = torch.arange(6.0)
+    state = {"a": {"one": shared, "two": shared}, "b": [torch.zeros(2, dtype=torch.int64), "x", 3]}
+    host_copy = HostCopy()
+    first = host_copy.copy(state)
+    assert first["a"]["one"] is first["a"]["two"] is not shared
+    assert first["b"][1:] == ["x", 3] and first["b"][0].dtype == torch.int64
+    pointer = first["a"]["one"].data_ptr()
+    shared += 1
+    second = host_copy.copy(state)
+    assert second["a"]["one"].data_ptr() == pointer
+    assert torch.equal(second["a"]["one"], shared)
+    assert num_bytes(state) == 6 * 4 * 2 + 2 * 8
+
+
+def test_synchronous_saving_gives_the_same_content(make_runner, tmp_path):
+    for name, async_save in [("a", True), ("b", False)]:
+        hook = CheckpointHook(async_save=async_save)
+        make_runner(
+            {"checkpoint": hook}, work_dir=tmp_path / name, data=TinyData(), max_epochs=1
+        ).run("train")
+    one = load_checkpoint(tmp_path / "a" / "epoch_1.pth")["state_dict"]
+    two = load_checkpoint(tmp_path / "b" / "epoch_1.pth")["state_dict"]
+    assert all(torch.equal(one[key], two[key]) for key in one)
