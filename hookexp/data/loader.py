@@ -1,0 +1,257 @@
+"""Loaders: what a loop iterates over, from any batch on.
+
+`MemoryLoader` serves data sets that make whole batches by index; `WorkerLoader` goes through
+torch's DataLoader for all others; `BatchStream` takes an object that yields ready batches as it
+is. All three answer `iterate(start)`, `len()` and the names published hooks look for: `dataset`,
+`sampler`, `batch_sampler`, `batch_size`.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+import random
+from collections.abc import Callable, Iterable, Iterator, Sized
+from itertools import islice
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler, default_collate
+
+from hookexp.data.sampler import BatchSampler
+from hookexp.seed import derive_seed
+from hookexp.signals import ignore_stop_signals
+
+logger = logging.getLogger("hookexp")
+
+
+@runtime_checkable
+class InMemory(Protocol):
+    """A data set that makes a whole batch at once, without Python for each sample."""
+
+    def __len__(self) -> int: ...
+
+    def get_batch(self, indices: Tensor, generator: torch.Generator) -> Any:
+        """The collated batch of the samples at `indices` (int64, on the CPU).
+
+        Random augmentation draws from `generator`, never from the global one.
+        """
+
+
+class MemoryLoader:
+    """Whole batches by index: no worker, no collating, one generator for each batch."""
+
+    def __init__(self, dataset: InMemory, batch_sampler: BatchSampler) -> None:
+        self.dataset = dataset
+        self.sampler = self.batch_sampler = batch_sampler
+        self.batch_size = batch_sampler.batch_size
+        self._generator = torch.Generator()
+
+    def __len__(self) -> int:
+        return len(self.batch_sampler)
+
+    def __iter__(self) -> Iterator[Any]:
+        return self.iterate(0)
+
+    def iterate(self, start: int) -> Iterator[Any]:
+        """The batches of an epoch from number `start` on."""
+        generator = self._generator
+        for indices, seed in self.batch_sampler.batches(start):
+            yield self.dataset.get_batch(indices, generator.manual_seed(seed))
+
+
+class WorkerLoader:
+    """torch's DataLoader over a map-style data set, seeded for each sample.
+
+    The result does not depend on `num_workers`, and no sample before `start` is read.
+
+    Args:
+        options: further arguments of torch's DataLoader (num_workers, pin_memory, ...).
+    """
+
+    def __init__(self, dataset: Dataset[Any], batch_sampler: BatchSampler, **options: Any) -> None:
+        self.dataset = dataset
+        self.sampler = self.batch_sampler = batch_sampler
+        self.batch_size = batch_sampler.batch_size
+        self._positions = _SeededIndices(batch_sampler)
+        self._iterator: Any = None
+        self._collate: Callable[[list[Any]], Any] = (
+            options.pop("collate_fn", None) or default_collate
+        )
+        self.dataloader: DataLoader[Any] = DataLoader(
+            _SeededSamples(dataset),
+            batch_sampler=self._positions,
+            collate_fn=self._collate,
+            # It draws a base seed for each epoch, which must not come from the global generator.
+            generator=torch.Generator(),
+            worker_init_fn=_init_worker,
+            **options,
+        )
+
+    def __len__(self) -> int:
+        return len(self.batch_sampler)
+
+    def __iter__(self) -> Iterator[Any]:
+        return self.iterate(0)
+
+    def iterate(self, start: int) -> Iterator[Any]:
+        """The batches of an epoch from number `start` on."""
+        self._positions.start = start
+        iterator: Iterator[Any] = iter(self.dataloader)
+        self._iterator = iterator
+        return iterator
+
+    def close(self) -> None:
+        """End the workers now: at the end of the process torch takes their end for an accident."""
+        iterator, self._iterator = self._iterator, None
+        self.dataloader._iterator = None
+        if hasattr(iterator, "_shutdown_workers"):
+            iterator._shutdown_workers()
+
+    def renew_workers(self) -> None:
+        """Workers that live from epoch to epoch have a copy of the data set: take the next anew."""
+        self.dataloader._iterator = None
+
+
+class BatchStream:
+    """An object that yields ready batches, such as a DataLoader of the user's own.
+
+    A start in mid-epoch reads and drops the batches before it. An endless stream starts over.
+
+    Args:
+        limit: the most batches of an epoch; None for all.
+    """
+
+    def __init__(
+        self, batches: Iterable[Any], endless: bool = False, limit: int | None = None
+    ) -> None:
+        self.batches = batches
+        self.endless = endless
+        self.limit = limit
+        self.dataset = getattr(batches, "dataset", batches)
+        self.sampler = getattr(batches, "sampler", None)
+        self.batch_sampler = getattr(batches, "batch_sampler", None)
+        self.batch_size = getattr(batches, "batch_size", None)
+
+    def __len__(self) -> int:
+        if not isinstance(self.batches, Sized):
+            raise TypeError(f"{type(self.batches).__name__} has no length")
+        return len(self.batches) if self.limit is None else min(len(self.batches), self.limit)
+
+    def __iter__(self) -> Iterator[Any]:
+        return self.iterate(0)
+
+    def iterate(self, start: int) -> Iterator[Any]:
+        """The batches from number `start` on."""
+        if start > 0:
+            logger.warning(
+                "data: %s cannot begin in mid-epoch; %d batches are read and dropped, and the run "
+                "is continued exactly only if it gives the same ones again",
+                type(self.batches).__name__,
+                start,
+            )
+        return islice(self._all(), start, None)
+
+    def _all(self) -> Iterator[Any]:
+        yield from islice(self.batches, self.limit)
+        while self.endless:
+            empty = True
+            for batch in islice(self.batches, self.limit):
+                empty = False
+                yield batch
+            if empty:
+                return
+
+
+Loader = MemoryLoader | WorkerLoader | BatchStream
+
+
+def apart(loader: Loader) -> Loader:
+    """A loader of the same batches that can be read in the middle of an epoch of the other.
+
+    Nothing that the other reads by moves: neither its sampler nor its workers. What a stream of
+    the user's own draws from the global generators is the caller's to put back.
+
+    Raises:
+        TypeError: for a stream that can be read only once.
+    """
+    if isinstance(loader, MemoryLoader):
+        return MemoryLoader(loader.dataset, copy.copy(loader.batch_sampler))
+    if isinstance(loader, WorkerLoader):
+        sampler = copy.copy(loader.batch_sampler)
+        return WorkerLoader(loader.dataset, sampler, collate_fn=loader._collate)
+    batches = loader.batches
+    if isinstance(batches, DataLoader):
+        # Samplers draw from generators of their own; all but the data itself is copied.
+        shared = {id(batches.dataset): batches.dataset}
+        own = ("generator", "sampler", "batch_sampler")
+        copies = {name: copy.deepcopy(getattr(batches, name), shared) for name in own}
+        batches = copy.copy(batches)
+        vars(batches).update(copies, _iterator=None)
+    elif iter(batches) is batches:
+        raise TypeError(f"{type(batches).__name__} can be read only once")
+    return BatchStream(batches, limit=loader.limit)
+
+
+def num_batches(loader: Loader) -> int | None:
+    """Batches of one epoch, None if the loader cannot know."""
+    try:
+        return len(loader)
+    except TypeError:
+        return None
+
+
+def is_sample_dataset(source: Any) -> bool:
+    """Whether an object gives single samples (by index or as an iterable data set)."""
+    if isinstance(source, DataLoader):
+        return False
+    return isinstance(source, IterableDataset) or hasattr(source, "__getitem__")
+
+
+def _init_worker(worker_id: int) -> None:
+    ignore_stop_signals()
+
+
+class _SeededIndices(Sampler[list[tuple[int, int]]]):
+    """Batches of (index, seed of the sample), from `start` on."""
+
+    def __init__(self, batch_sampler: BatchSampler) -> None:
+        self.batch_sampler = batch_sampler
+        self.start = 0
+
+    def __len__(self) -> int:
+        return max(len(self.batch_sampler) - self.start, 0)
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        for indices, seed in self.batch_sampler.batches(self.start):
+            yield [(index, derive_seed(seed, n)) for n, index in enumerate(indices.tolist())]
+
+
+class _SeededSamples(Dataset[Any]):
+    """Seeds Python, NumPy and torch for each sample, and puts their states back afterwards.
+
+    Putting them back matters where there is no worker: the states are those of training.
+    """
+
+    def __init__(self, dataset: Dataset[Any]) -> None:
+        self.dataset = dataset
+
+    def __len__(self) -> int:
+        return len(self.dataset)  # type: ignore[arg-type]
+
+    def __getitems__(self, positions: list[tuple[int, int]]) -> list[Any]:
+        states = random.getstate(), np.random.get_state(), torch.get_rng_state()
+        try:
+            return [self._sample(index, seed) for index, seed in positions]
+        finally:
+            random.setstate(states[0])
+            np.random.set_state(states[1])
+            torch.set_rng_state(states[2])
+
+    def _sample(self, index: int, seed: int) -> Any:
+        random.seed(seed)
+        np.random.seed(seed & 0xFFFFFFFF)
+        torch.default_generator.manual_seed(seed)
+        return self.dataset[index]

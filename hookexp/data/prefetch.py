@@ -1,0 +1,56 @@
+"""Copying the next batch to the GPU while the current one is trained on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hookexp.device import map_tensors
+
+
+class Prefetcher:
+    """Keeps one batch ahead on a side stream; the host waits for no copy.
+
+    Args:
+        device: a CUDA device.
+        place: puts a batch on the device, as `device.batch_placer` returns it.
+    """
+
+    def __init__(self, device: torch.device, place: Callable[[Any], Any]) -> None:
+        self._device = device
+        self._place = place
+
+    def __call__(self, batches: Iterator[Any]) -> Iterator[Any]:
+        """The same batches, in the same order, on the device."""
+        stream = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
+        ahead = self._copy_next(batches, stream)
+        while ahead is not None:
+            current = torch.cuda.current_stream(self._device)
+            current.wait_stream(stream)
+            batch = map_tensors(ahead[0], partial(_in_use_on, current))
+            ahead = self._copy_next(batches, stream)
+            yield batch
+
+    def _copy_next(self, batches: Iterator[Any], stream: torch.cuda.Stream) -> list[Any] | None:
+        """The next batch in a box, on its way to the device; None after the last."""
+        for batch in batches:
+            pinned = map_tensors(batch, _pinned)
+            with torch.cuda.stream(stream):
+                return [self._place(pinned)]
+        return None
+
+
+def _pinned(tensor: Tensor) -> Tensor:
+    """Only from page-locked memory is a copy asynchronous."""
+    return tensor if tensor.is_cuda or tensor.is_pinned() else tensor.pin_memory()
+
+
+def _in_use_on(stream: torch.cuda.Stream, tensor: Tensor) -> Tensor:
+    """Keep the allocator from giving the memory to the side stream while `stream` reads it."""
+    if tensor.is_cuda:
+        tensor.record_stream(stream)
+    return tensor

@@ -1,0 +1,102 @@
+"""Which samples form which batch: a pure function of (seed, epoch, position).
+
+So a run can start at any batch without drawing the ones before it, and what a sample's random
+augmentation does depends neither on the worker that ran it nor on how many there are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from hookexp.seed import derive_seed
+
+
+class BatchSampler:
+    """The indices of each batch of this rank, with the seed of the batch.
+
+    Args:
+        num_samples: length of the data set.
+        batch_size: samples per batch and rank.
+        seed: seed of the run.
+        shuffle: a new order each epoch, else the order of the data set.
+        drop_last: leave out a last batch that is not full.
+        endless: go on with the next epoch's order instead of ending.
+        limit: the most batches of an epoch; None for all.
+        rank, world_size: each rank gets its share; the last samples are repeated from the front
+            so that all ranks have as many batches.
+    """
+
+    def __init__(
+        self,
+        num_samples: int,
+        batch_size: int,
+        seed: int,
+        shuffle: bool,
+        drop_last: bool = False,
+        endless: bool = False,
+        limit: int | None = None,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        self.num_samples = num_samples
+        self.batch_size = batch_size
+        self.seed = seed
+        self.shuffle = shuffle
+        self.drop_last = drop_last
+        self.endless = endless
+        self.limit = limit
+        self.rank = rank
+        self.world_size = world_size
+        self.epoch = 0
+
+    @property
+    def num_samples_per_rank(self) -> int:
+        return -(-self.num_samples // self.world_size)
+
+    @property
+    def batches_per_epoch(self) -> int:
+        full, rest = divmod(self.num_samples_per_rank, self.batch_size)
+        batches = full if self.drop_last or rest == 0 else full + 1
+        return batches if self.limit is None else min(batches, self.limit)
+
+    def __len__(self) -> int:
+        return self.batches_per_epoch
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the order; without a call it is that of epoch 0."""
+        self.epoch = epoch
+
+    def batches(self, start: int = 0) -> Iterator[tuple[Tensor, int]]:
+        """Indices (int64, shape (batch,)) and seed of each batch, from batch `start` on.
+
+        An endless sampler counts batches over the borders of its epochs.
+        """
+        per_epoch = self.batches_per_epoch
+        rounds, position = divmod(start, per_epoch) if self.endless else (0, start)
+        while True:
+            epoch = self.epoch + rounds
+            order = self._order(epoch)
+            for batch in range(position, per_epoch):
+                first = batch * self.batch_size
+                yield order[first : first + self.batch_size], self._seed_of(epoch, batch)
+            if not self.endless:
+                return
+            rounds, position = rounds + 1, 0
+
+    def _seed_of(self, epoch: int, batch: int) -> int:
+        return derive_seed(self.seed, epoch, batch * self.world_size + self.rank)
+
+    def _order(self, epoch: int) -> Tensor:
+        if self.shuffle:
+            generator = torch.Generator().manual_seed(derive_seed(self.seed, epoch))
+            order = torch.randperm(self.num_samples, generator=generator)
+        else:
+            order = torch.arange(self.num_samples)
+        if self.world_size == 1:
+            return order
+        total = self.num_samples_per_rank * self.world_size
+        repeats = -(-total // self.num_samples)
+        return order.repeat(repeats)[self.rank : total : self.world_size]

@@ -1,0 +1,88 @@
+"""Loaders start anywhere, and what they give does not depend on the number of workers."""
+
+from __future__ import annotations
+
+import random
+
+import numpy as np
+import pytest
+import torch
+from fakes import TinyData
+from torch.utils.data import Dataset
+
+from hookexp.data.loader import BatchStream, MemoryLoader, WorkerLoader, num_batches
+from hookexp.data.sampler import BatchSampler
+
+
+class Augmented(Dataset):
+    """Each sample is its index and what the three global generators give."""
+
+    def __init__(self):
+        self.read = []
+
+    def __len__(self):
+        return 20
+
+    def __getitem__(self, index):
+        self.read.append(index)
+        noise = [random.random(), np.random.rand(), torch.rand(()).item()]
+        return torch.tensor([float(index), *noise], dtype=torch.float64)
+
+
+def loaded(num_workers, start=0):
+    sampler = BatchSampler(20, 4, seed=3, shuffle=True)
+    options = {"num_workers": num_workers}
+    if num_workers:
+        options["multiprocessing_context"] = "fork"
+    loader = WorkerLoader(Augmented(), sampler, **options)
+    return list(loader.iterate(start)), loader
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork.*:DeprecationWarning")
+def test_random_augmentation_does_not_depend_on_workers():
+    alone, _ = loaded(0)
+    with_two, _ = loaded(2)
+    assert len(alone) == 5
+    assert all(torch.equal(a, b) for a, b in zip(alone, with_two, strict=True))
+    noise = torch.cat(alone)[:, 1:]
+    assert len(noise.unique()) == noise.numel()
+
+
+def test_a_start_reads_no_skipped_sample():
+    whole, _ = loaded(0)
+    rest, loader = loaded(0, start=3)
+    assert all(torch.equal(a, b) for a, b in zip(whole[3:], rest, strict=True))
+    assert len(loader.dataset.read) == 8
+
+
+def test_the_global_generators_are_left_as_they_were():
+    random.seed(11)
+    np.random.seed(11)
+    torch.manual_seed(11)
+    states = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state()
+    loaded(0)
+    assert random.getstate() == states[0]
+    assert np.random.get_state()[1].tolist() == states[1]
+    assert torch.equal(torch.get_rng_state(), states[2])
+
+
+def test_a_memory_loader_hands_out_seeded_generators():
+    class Noisy(TinyData):
+        def get_batch(self, indices, generator):
+            return torch.rand(len(indices), generator=generator)
+
+    sampler = BatchSampler(24, 8, seed=0, shuffle=False)
+    loader = MemoryLoader(Noisy(), sampler)
+    first, again = list(loader), list(loader.iterate(1))
+    assert torch.equal(first[1], again[0]) and torch.equal(first[2], again[1])
+    assert not torch.equal(first[0], first[1])
+
+
+def test_a_stream_of_ready_batches_is_taken_as_it_is():
+    batches = BatchStream([1, 2, 3])
+    assert list(batches.iterate(1)) == [2, 3]
+    assert num_batches(batches) == 3
+    endless = BatchStream([1, 2], endless=True).iterate(1)
+    assert [next(endless) for _ in range(4)] == [2, 1, 2, 1]
+    assert num_batches(BatchStream(iter([1]))) is None
+    assert list(BatchStream(iter(()), endless=True)) == []
