@@ -1,0 +1,298 @@
+"""`Runner`: the parts of a run under the names that hooks rely on.
+
+It moves data through the model and calls mount points; it knows no hook by name. `loops.py` shows
+the order of everything, `build.py` puts the parts together.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch.optim import Optimizer
+
+from hookexp import dist
+from hookexp.checkpoint import snapshot
+from hookexp.checkpoint.loading import load_into, path_to_load
+from hookexp.checkpoint.store import CheckpointStore
+from hookexp.checkpoint.writer import CheckpointWriter
+from hookexp.data.loader import WorkerLoader, num_batches
+from hookexp.errors import ConfigError
+from hookexp.hook import Mode
+from hookexp.loops import EvalLoop, TrainLoop
+from hookexp.message_hub import MessageHub
+from hookexp.signals import StopSignals
+from hookexp.state import FetchClock, RunState, SaveRequest
+from hookexp.summary import Summary
+
+if TYPE_CHECKING:
+    from hookexp.data.loader import Loader
+    from hookexp.hook import Batch
+    from hookexp.parts import Parts
+
+
+class Runner:
+    """One run. Its attributes are finished parts: reading one never builds anything."""
+
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+        self.settings = parts.settings
+        self.hooks = parts.hooks
+        self.model = parts.model
+        self.task = parts.task
+        self.device = parts.device
+        self.optim_wrapper = parts.optim_wrapper
+        self.param_schedulers = parts.param_schedulers
+        self.sinks = self.visualizer = parts.sinks
+        self.objective = parts.objective
+        self.work_dir = self.log_dir = parts.work_dir
+        self.experiment_name = parts.experiment_name
+        self.seed = parts.seed
+        self.cfg = parts.cfg
+        self.prefetch = parts.prefetch
+        self._autocast, self._place = parts.autocast, parts.place
+        self._train_step = parts.train_step
+        self.timestamp = time.strftime("%Y%m%d_%H%M%S")
+        self.logger = logging.getLogger("hookexp")
+        self.state = RunState()
+        self.clock = FetchClock()
+        self.message_hub = MessageHub()
+        self.writer = CheckpointWriter(CheckpointStore(parts.work_dir), parts.sinks.flush)
+        self.mode: Mode = "train"
+        self.resumed = False
+        self.outputs: dict[str, Any] = {}
+        self.train_loop = (
+            None if parts.train_loader is None else TrainLoop(self, parts.train_loader)
+        )
+        self.val_loop = (
+            None if parts.val_loader is None else EvalLoop(self, parts.val_loader, "val")
+        )
+        self.test_loop = (
+            None if parts.test_loader is None else EvalLoop(self, parts.test_loader, "test")
+        )
+        self._to_restore: dict[str, Any] = {}
+        self._metrics: dict[str, float] = {}
+
+    # -- where the run stands -------------------------------------------------------------------
+
+    @property
+    def epoch(self) -> int:
+        """Epochs finished."""
+        return self.state.epoch
+
+    @property
+    def iter(self) -> int:
+        """Training iterations finished, over all epochs."""
+        return self.state.iter
+
+    @property
+    def by_epoch(self) -> bool:
+        """Whether the budget of the run counts epochs, not iterations."""
+        return self.settings.by_epoch
+
+    @property
+    def max_epochs(self) -> int:
+        """Epochs of the run; one by iterations is a single endless epoch."""
+        return self.settings.budget if self.by_epoch else 1
+
+    @property
+    def max_iters(self) -> int | None:
+        """Iterations of the run, None if the data cannot tell its length."""
+        if not self.by_epoch:
+            return self.settings.budget
+        batches = self.num_batches_per_epoch
+        return None if batches is None else batches * self.settings.budget
+
+    @property
+    def num_batches_per_epoch(self) -> int | None:
+        """Training batches of an epoch, None if the data cannot tell."""
+        return None if self.train_loop is None else num_batches(self.train_loop.dataloader)
+
+    @property
+    def rank(self) -> int:
+        return dist.rank()
+
+    @property
+    def world_size(self) -> int:
+        return dist.world_size()
+
+    # -- parts by their published names ---------------------------------------------------------
+
+    @property
+    def train_dataloader(self) -> Loader | None:
+        return self._parts.train_loader
+
+    @property
+    def val_dataloader(self) -> Loader | None:
+        return self._parts.val_loader
+
+    @property
+    def test_dataloader(self) -> Loader | None:
+        return self._parts.test_loader
+
+    @property
+    def optimizer(self) -> Optimizer:
+        """The optimizer of a run that has one, else the first."""
+        return self.optim_wrapper.optimizer
+
+    # -- the run --------------------------------------------------------------------------------
+
+    def run(self, mode: Mode) -> Summary:
+        """Train, validate or test; returns how it ended and writes summary.json."""
+        self.mode = mode
+        started = time.monotonic()
+        loop = {"train": self.train_loop, "val": self.val_loop, "test": self.test_loop}[mode]
+        if loop is None:
+            raise ConfigError(f"mode={mode} needs data.{mode}, which is null")
+        try:
+            with StopSignals(self.state):
+                self.task.setup(self)
+                self.hooks.before_run(self)
+                if mode == "train":
+                    self._bind_param_schedulers()
+                self._load()
+                loop.run()
+                self.writer.wait()
+        except BaseException as error:
+            self._tell_hooks(error)
+            raise
+        finally:
+            for loader in (self.train_dataloader, self.val_dataloader, self.test_dataloader):
+                if isinstance(loader, WorkerLoader):
+                    loader.close()
+        summary = self._summarize(time.monotonic() - started)
+        if self.rank == 0:
+            summary.write(self.work_dir, mode)
+        self.hooks.after_run(self)
+        if self.rank == 0:
+            for line in summary.describe(self.work_dir, self._parts.words_of_an_evaluation):
+                self.logger.info(line)
+        return summary
+
+    def forward_train(self, data_batch: Batch) -> dict[str, Any]:
+        """The forward pass of training: device, autocast and the task's train_step."""
+        with self._autocast:
+            return self._train_step(self.model, self._place(data_batch))
+
+    @torch.no_grad()
+    def forward_eval(self, data_batch: Batch, mode: Mode) -> dict[str, Any]:
+        """The forward pass of an evaluation; updates the task's metrics."""
+        step = self.task.val_step if mode == "val" else self.task.test_step
+        with self._autocast:
+            return step(self.model, self._place(data_batch))
+
+    def optimizer_step(self, name: str | None = None) -> None:
+        """Step an optimizer (the one there is, or by name) between its two mount points."""
+        wrapper = self.optim_wrapper
+        wrapper.unscale(name)
+        self.hooks.before_optim_step(self)
+        grad_norm = wrapper.clip(name)
+        if grad_norm is not None:
+            self.message_hub.update_scalar("train/grad_norm", grad_norm)
+        if wrapper.step(name):
+            if wrapper.is_leading(name):
+                self.state.optim_steps += 1
+            self.hooks.after_optim_step(self)
+
+    def call_hook(self, point: str, **kwargs: Any) -> None:
+        """Call a mount point by name; for points that hooks open for other hooks."""
+        self.hooks.call(point, self, **kwargs)
+
+    def register_hook(
+        self, hook: Any, priority: int | str | None = None, name: str | None = None
+    ) -> None:
+        """Add a hook during a run; inside a mount point it first runs at the next call."""
+        self.hooks.register(hook, name or type(hook).__name__, priority)
+        self.hooks.check_method_names()
+        self.hooks.check_contracts()
+
+    def note_metrics(self, metrics: Mapping[str, float]) -> None:
+        """Keep the metrics of an evaluation for the summary of the run."""
+        self._metrics = dict(metrics)
+        if self.objective is not None:
+            self.objective.update(metrics, self.epoch, self.iter)
+
+    # -- checkpoints ----------------------------------------------------------------------------
+
+    def save_checkpoint(self, filename: str) -> None:
+        """Ask for a checkpoint; it is written at the loop's next safe point."""
+        self.state.request_save(SaveRequest(filename))
+
+    def save_requested(self) -> None:
+        """Write the checkpoints that were asked for. Only the loop calls this, at a safe point."""
+        requests, self.state.save_requests = self.state.save_requests, []
+        for request in requests:
+            checkpoint = snapshot.collect(self, request)
+            self.hooks.before_save_checkpoint(self, checkpoint=checkpoint)
+            snapshot.ensure_loadable(checkpoint)
+            if self.rank == 0:
+                self.writer.save(
+                    checkpoint,
+                    request.filename,
+                    request.obsolete,
+                    request.points_last,
+                    request.in_background,
+                )
+
+    def restore_hooks(self) -> None:
+        """Put back the hooks' states and the generators; only after a resume there are any."""
+        if self._to_restore:
+            snapshot.restore_hooks(self, self._to_restore)
+            self._to_restore = {}
+
+    def _bind_param_schedulers(self) -> None:
+        """Tell the schedulers how long the run is, in epochs and in optimizer steps."""
+        windows = self.optim_wrapper.windows
+        max_steps = None if self.max_iters is None else windows.count(self.max_iters)
+        max_epochs = self.max_epochs if self.by_epoch else None
+        self.param_schedulers.bind(self.optim_wrapper.optimizers, max_epochs, max_steps)
+
+    def _load(self) -> None:
+        """Load what `resume` or `load_from` name, before training begins."""
+        resume = self._parts.resume
+        path = path_to_load(resume, self._parts.load_from, self.writer.store)
+        if path is not None:
+            self.resumed = resume is not None and self.mode == "train"
+            self._to_restore = load_into(self, path)
+        elif resume == "auto":
+            self.logger.info("resume=auto: no checkpoint in %s, training begins", self.work_dir)
+        elif self.mode != "train":
+            self.logger.warning(
+                "mode=%s without load_from: the weights are those of initialisation", self.mode
+            )
+
+    # -- the end --------------------------------------------------------------------------------
+
+    def _tell_hooks(self, error: BaseException) -> None:
+        """Let hooks react to an error and clean up; what they raise must not hide the error."""
+        # What was asked for in the broken iteration would not be a state to continue from.
+        self.state.save_requests.clear()
+        calls: list[Callable[[], None]] = [
+            lambda: self.hooks.on_exception(self, error=error),
+            self.save_requested,
+            lambda: self.hooks.after_run(self),
+            self.writer.wait,
+        ]
+        for call in calls:
+            try:
+                call()
+            except Exception:
+                self.logger.exception("this failed too, while the run was ending with an error")
+
+    def _summarize(self, seconds: float) -> Summary:
+        loop = self.train_loop
+        has_ended = self.mode == "train" and loop is not None and loop.has_spent_budget
+        reason = "" if has_ended else self.state.stop_reason
+        return Summary(
+            status="stopped" if reason else "finished",
+            reason=reason,
+            objective=self.objective,
+            metrics=self._metrics,
+            epoch=self.epoch,
+            iter=self.iter,
+            seconds=seconds,
+            exit_code=self.state.exit_code,
+        )

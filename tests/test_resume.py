@@ -1,0 +1,216 @@
+"""A run that was stopped and resumed is the run that was not, bit for bit."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from fakes import Recorder, TinyModel
+from torch import nn
+
+from hookexp.checkpoint.store import load_checkpoint
+from hookexp.errors import ConfigError
+from hookexp.hook import Hook
+from hookexp.hooks.checkpoint import CheckpointHook
+from hookexp.hooks.ema import EMAHook
+from hookexp.hooks.optimizer import OptimizerHook
+from hookexp.hooks.param_scheduler import ParamSchedulerHook
+from hookexp.hooks.sampler_seed import DistSamplerSeedHook
+from hookexp.optim.param_schedulers import CosineAnnealingParamScheduler
+
+
+class Noisy(TinyModel):
+    """Dropout, so that the generator of torch is part of the state."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.dropout = nn.Dropout(0.3)
+
+    def forward(self, inputs):
+        return super().forward(self.dropout(inputs))
+
+
+class StopAt(Hook):
+    def __init__(self, iteration: int) -> None:
+        self.iteration = iteration
+
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+        if runner.iter + 1 == self.iteration:
+            runner.state.stop("told to")
+
+
+def parts(cumulative_iters: int = 1) -> dict[str, Any]:
+    return {
+        "optimizer": OptimizerHook(cumulative_iters=cumulative_iters),
+        "sampler_seed": DistSamplerSeedHook(),
+        "param_scheduler": ParamSchedulerHook(),
+        "checkpoint": CheckpointHook(),
+        "ema": EMAHook(momentum=0.1),
+    }
+
+
+def settings(**budget: int) -> dict[str, Any]:
+    cosine = CosineAnnealingParamScheduler(by_epoch=False)
+    return {
+        "with_optimizer": False,
+        "model": Noisy(),
+        "param_schedulers": {"cosine": cosine},
+        **budget,
+    }
+
+
+def assert_equal(one: Any, two: Any, path: str = "checkpoint") -> None:
+    if isinstance(one, torch.Tensor):
+        assert torch.equal(one, two), path
+    elif isinstance(one, dict):
+        assert list(one) == list(two), path
+        for key in one:
+            assert_equal(one[key], two[key], f"{path}.{key}")
+    elif isinstance(one, (list, tuple)):
+        assert len(one) == len(two), path
+        for index, (a, b) in enumerate(zip(one, two, strict=True)):
+            assert_equal(a, b, f"{path}[{index}]")
+    else:
+        assert one == two, path
+
+
+def assert_same_run(folder_one, folder_two, name: str) -> None:
+    one, two = load_checkpoint(folder_one / name), load_checkpoint(folder_two / name)
+    for checkpoint in (one, two):
+        del checkpoint["meta"], checkpoint["message_hub"]
+        # Which files are kept depends on where a run was stopped.
+        del checkpoint["hooks"]["checkpoint"]
+    assert_equal(one, two)
+
+
+@pytest.mark.parametrize("stop_at", [1, 3, 4, 5, 6])
+@pytest.mark.parametrize("cumulative_iters", [1, 2])
+def test_by_epochs(make_runner, tmp_path, stop_at, cumulative_iters):
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    torch.manual_seed(0)
+    make_runner(parts(cumulative_iters), work_dir=whole, **settings(max_epochs=3)).run("train")
+    torch.manual_seed(0)
+    stopped = {**parts(cumulative_iters), "stop": StopAt(stop_at)}
+    make_runner(stopped, work_dir=cut, **settings(max_epochs=3)).run("train")
+    torch.manual_seed(1)
+    rest = make_runner(
+        parts(cumulative_iters), work_dir=cut, resume="auto", seed=0, **settings(max_epochs=3)
+    )
+    rest.run("train")
+    assert rest.resumed
+    assert_same_run(whole, cut, "epoch_3.pth")
+
+
+@pytest.mark.parametrize("stop_at", [1, 4, 7])
+def test_by_iterations(make_runner, tmp_path, stop_at):
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+
+    def run(folder, hooks, **more):
+        by_iter = {**hooks, "checkpoint": CheckpointHook(by_epoch=False, interval=100)}
+        torch.manual_seed(0)
+        runner = make_runner(
+            by_iter, work_dir=folder, val_interval=4, **settings(max_iters=9), **more
+        )
+        runner.run("train")
+
+    run(whole, parts())
+    run(cut, {**parts(), "stop": StopAt(stop_at)})
+    run(cut, parts(), resume="auto")
+    assert_same_run(whole, cut, "iter_9.pth")
+
+
+def test_a_resume_in_mid_epoch_fires_the_openings_again_then_goes_on(make_runner, tmp_path):
+    stopped = {"checkpoint": CheckpointHook(), "stop": StopAt(4)}
+    make_runner(stopped, work_dir=tmp_path / "r", max_epochs=2).run("train")
+    recorder = Recorder()
+    rest = make_runner(
+        {"checkpoint": CheckpointHook(), "recorder": recorder},
+        work_dir=tmp_path / "r",
+        max_epochs=2,
+        resume="auto",
+    )
+    rest.run("train")
+    assert recorder.calls[:5] == [
+        ("before_run", 0, 0),
+        ("after_load_checkpoint", 0, 0),
+        ("before_train", 1, 4),
+        ("before_train_epoch", 1, 4),
+        ("before_train_iter", 1, 4),
+    ]
+    assert recorder.points.count("before_train_iter") == 2
+
+
+def test_no_skipped_sample_is_read(make_runner, tmp_path):
+    stopped = {"checkpoint": CheckpointHook(), "stop": StopAt(2)}
+    make_runner(stopped, work_dir=tmp_path / "r", max_epochs=1).run("train")
+    rest = make_runner(
+        {"checkpoint": CheckpointHook()}, work_dir=tmp_path / "r", max_epochs=1, resume="auto"
+    )
+    rest.run("train")
+    assert rest.train_dataloader.dataset.num_read == 8
+
+
+def test_auto_starts_fresh_in_an_empty_folder(make_runner):
+    runner = make_runner({"checkpoint": CheckpointHook()}, max_epochs=1, resume="auto")
+    runner.run("train")
+    assert not runner.resumed and runner.epoch == 1
+
+
+def test_extending_a_run_stretches_its_schedule(make_runner, tmp_path):
+    make_runner(parts(), work_dir=tmp_path / "r", **settings(max_epochs=2)).run("train")
+    longer = make_runner(parts(), work_dir=tmp_path / "r", resume="auto", **settings(max_epochs=4))
+    lrs = []
+
+    class Watch(Hook):
+        def before_train_iter(self, runner, batch_idx, data_batch=None):
+            lrs.append(runner.optim_wrapper.get_lr()["lr"][0])
+
+    longer.register_hook(Watch())
+    longer.run("train")
+    assert longer.epoch == 4
+    assert lrs[0] == pytest.approx(0.05)
+    assert lrs == sorted(lrs, reverse=True)
+
+
+def test_the_weights_alone_start_a_new_run(make_runner, tmp_path):
+    make_runner({"checkpoint": CheckpointHook()}, work_dir=tmp_path / "a", max_epochs=1).run(
+        "train"
+    )
+    recorder = Recorder()
+    runner = make_runner(
+        {"recorder": recorder},
+        work_dir=tmp_path / "b",
+        load_from=str(tmp_path / "a" / "epoch_1.pth"),
+        max_epochs=1,
+    )
+    runner.run("train")
+    assert recorder.calls[1] == ("after_load_checkpoint", 0, 0)
+    assert not runner.resumed and runner.iter == 3
+
+
+def test_a_checkpoint_of_another_model_lists_the_differences_and_changes_nothing(
+    make_runner, tmp_path
+):
+    make_runner({"checkpoint": CheckpointHook()}, work_dir=tmp_path / "a", max_epochs=1).run(
+        "train"
+    )
+
+    class Other(TinyModel):
+        def __init__(self):
+            super().__init__(width=5)
+            self.extra = nn.Linear(1, 1)
+
+    model = Other()
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    runner = make_runner(model=model, load_from=str(tmp_path / "a"), max_epochs=1)
+    with pytest.raises(ConfigError) as caught:
+        runner.run("train")
+    assert "only in the model: extra.weight (1, 1)" in str(caught.value)
+    assert "inner.weight: (8, 4) in the checkpoint, (5, 4) in the model" in str(caught.value)
+    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+
+
+def test_a_folder_without_checkpoints_says_so(make_runner, tmp_path):
+    with pytest.raises(ConfigError, match=r"resume=.*no checkpoint in this folder"):
+        make_runner(resume=str(tmp_path), max_epochs=1).run("train")
