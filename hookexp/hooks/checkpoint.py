@@ -1,0 +1,298 @@
+"""When a checkpoint is saved, under which name, and which ones are kept.
+
+python -m hookexp hooks.checkpoint.interval=5 hooks.checkpoint.max_keep_ckpts=2
+python -m hookexp hooks/checkpoint=best         # also the best by the first metric
+python -m hookexp hooks=-checkpoint             # none at all
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from hookexp.checkpoint.publish import publish
+from hookexp.checkpoint.store import POINTER, CheckpointStore
+from hookexp.errors import ConfigError
+from hookexp.hook import Batch, Hook, Priority
+from hookexp.monitor import GREATER_KEYS, LESS_KEYS, infer_rule, is_better, require_metric
+from hookexp.runner import Runner
+from hookexp.state import SaveRequest
+
+
+class CheckpointHook(Hook):
+    """Asks for checkpoints; the loop writes them at its next safe point.
+
+    Args:
+        interval: epochs (or iterations) between two checkpoints; -1 for never.
+        by_epoch: whether `interval` and `save_begin` count epochs, else iterations.
+        save_optimizer, save_param_scheduler: without them a run cannot be resumed.
+        out_dir: put them into `out_dir/<name of the run's folder>` instead of the run's folder.
+        max_keep_ckpts: how many are kept (the best ones aside); -1 for all.
+        save_last: also save at the end, when the interval does not fall there, and when the
+            run is stopped early.
+        save_best: a metric, a list of metrics, or `auto` for the first one of the task.
+        rule: `greater` or `less` (a list for several metrics); null infers it from the name.
+        greater_keys, less_keys: the names, or parts of names, a rule is inferred from.
+        filename_tmpl: with one `{}` for the number; null is `epoch_{}.pth` or `iter_{}.pth`.
+        published_keys: at the end also publish a file with these keys only (see `publish`).
+        save_begin: the first epoch (or iteration) that may be saved.
+        every_n_minutes: also save by the clock.
+        async_save: go on training while a checkpoint is written; training waits for the copy in
+            host memory alone.
+        on_write_error: `stop`, or `go_on` without the checkpoint: a warning says why, and the ones
+            before it stay.
+        save_on_exception: after an error save `exception_iter_N.pth`, to look into; it may hold
+            half of an iteration, so `resume=auto` does not take it.
+    """
+
+    priority = Priority.VERY_LOW
+
+    def __init__(
+        self,
+        interval: int = 1,
+        by_epoch: bool = True,
+        save_optimizer: bool = True,
+        save_param_scheduler: bool = True,
+        out_dir: str | None = None,
+        max_keep_ckpts: int = -1,
+        save_last: bool = True,
+        save_best: str | Sequence[str] | None = None,
+        rule: str | Sequence[str] | None = None,
+        greater_keys: Sequence[str] | None = None,
+        less_keys: Sequence[str] | None = None,
+        filename_tmpl: str | None = None,
+        published_keys: str | Sequence[str] | None = None,
+        save_begin: int = 0,
+        every_n_minutes: float | None = None,
+        async_save: bool = True,
+        on_write_error: str = "stop",
+        save_on_exception: bool = False,
+    ) -> None:
+        _require(interval == -1 or _is_count(interval), f"interval={interval}", "-1 or 1 and more")
+        _require(
+            max_keep_ckpts == -1 or _is_count(max_keep_ckpts),
+            f"max_keep_ckpts={max_keep_ckpts}",
+            "-1 (all) or 1 and more",
+        )
+        _require(save_begin == 0 or _is_count(save_begin), f"save_begin={save_begin}", "0 and more")
+        _require(
+            every_n_minutes is None or every_n_minutes > 0,
+            f"every_n_minutes={every_n_minutes}",
+            "null or a number above 0",
+        )
+        _require(
+            on_write_error in ("stop", "go_on"), f"on_write_error={on_write_error}", "stop or go_on"
+        )
+        self.interval = interval
+        self.by_epoch = by_epoch
+        self.save_optimizer = save_optimizer
+        self.save_param_scheduler = save_param_scheduler
+        self.out_dir = out_dir
+        self.max_keep_ckpts = max_keep_ckpts
+        self.save_last = save_last
+        self.save_best = _as_list(save_best)
+        self.rules = _checked_rules(_as_list(rule), self.save_best)
+        self.greater_keys = GREATER_KEYS if greater_keys is None else tuple(greater_keys)
+        self.less_keys = LESS_KEYS if less_keys is None else tuple(less_keys)
+        self.filename_tmpl = _checked_template(filename_tmpl, by_epoch)
+        self.published_keys = _as_list(published_keys)
+        self.save_begin = save_begin
+        self.every_n_minutes = every_n_minutes
+        self.async_save = async_save
+        self.on_write_error = on_write_error
+        self.save_on_exception = save_on_exception
+        self._kept: list[str] = []
+        self._best: dict[str, dict[str, Any]] = {}
+        self._saved_at_iter = -1
+        self._next_save_by_clock = 0.0
+        self._failed = False
+
+    def check_metrics(self, metric_names: Sequence[str]) -> None:
+        for index, name in enumerate(self.save_best):
+            metric = metric_names[0] if name == "auto" else name
+            require_metric("save_best", metric, metric_names)
+            self._rule_of(index, metric)
+
+    def before_run(self, runner: Runner) -> None:
+        runner.writer.goes_on_after_failure = self.on_write_error == "go_on"
+        if self.out_dir is None:
+            return
+        folder = Path(self.out_dir) / runner.work_dir.name
+        runner.writer.store = CheckpointStore(folder)
+
+    def before_train(self, runner: Runner) -> None:
+        fresh = self.out_dir is not None and not runner.resumed
+        if fresh and (runner.writer.store.folder / POINTER).exists():
+            raise ConfigError(
+                f"hooks.checkpoint.out_dir: {runner.writer.store.folder} holds the checkpoints of "
+                "another run; choose another out_dir, or continue that run with resume=auto"
+            )
+        if self.every_n_minutes is not None:
+            self._next_save_by_clock = time.monotonic() + 60 * self.every_n_minutes
+
+    def after_train_iter(
+        self,
+        runner: Runner,
+        batch_idx: int,
+        data_batch: Batch = None,
+        outputs: dict[str, Any] | None = None,
+    ) -> None:
+        if not self.by_epoch:
+            due = self.every_n_train_iters(runner, self.interval, self.save_begin)
+            if due or (self.save_last and self.is_last_train_iter(runner)):
+                self._save(runner, self.filename_tmpl.format(runner.iter + 1), runner.iter + 1)
+        if self.every_n_minutes is not None and time.monotonic() >= self._next_save_by_clock:
+            self._next_save_by_clock = time.monotonic() + 60 * self.every_n_minutes
+            self._save(runner, f"iter_{runner.iter + 1}.pth", runner.iter + 1)
+
+    def after_train_epoch(self, runner: Runner) -> None:
+        if self.by_epoch:
+            due = self.every_n_epochs(runner, self.interval, self.save_begin)
+            if due or (self.save_last and self.is_last_train_epoch(runner)):
+                self._save(runner, self.filename_tmpl.format(runner.epoch + 1), runner.iter)
+
+    def after_train(self, runner: Runner) -> None:
+        """A run that was stopped early keeps its last state."""
+        if runner.state.stop_reason and self.save_last and self._saved_at_iter != runner.iter:
+            at_end_of_epoch = runner.by_epoch and runner.state.batch_in_epoch == 0
+            number = runner.epoch if at_end_of_epoch else runner.iter
+            stem = "epoch" if at_end_of_epoch else "iter"
+            self._save(runner, f"{stem}_{number}.pth", runner.iter)
+
+    def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
+        if runner.mode != "train" or not self.save_best:
+            return
+        metrics = metrics or {}
+        for index, name in enumerate(self.save_best):
+            name = self._resolve_auto(name, metrics)
+            require_metric("hooks.checkpoint.save_best", name, metrics)
+            rule = self._rule_of(index, name)
+            best = self._best.get(name)
+            if is_better(metrics[name], None if best is None else best["score"], rule):
+                self._save_best(runner, name, metrics[name])
+
+    def on_exception(self, runner: Runner, error: BaseException) -> None:
+        self._failed = True
+        if self.save_on_exception and runner.mode == "train":
+            self._request(runner, f"exception_iter_{runner.iter}.pth", (), points_last=False)
+
+    def after_run(self, runner: Runner) -> None:
+        if self.published_keys and runner.mode == "train" and not self._failed:
+            self._publish(runner)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "kept": list(self._kept),
+            "best": {name: dict(best) for name, best in self._best.items()},
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._kept = list(state["kept"])
+        self._best = {name: dict(best) for name, best in state["best"].items()}
+
+    def _save(self, runner: Runner, filename: str, at_iter: int) -> None:
+        self._saved_at_iter = at_iter
+        if filename in self._kept:
+            self._kept.remove(filename)
+        self._kept.append(filename)
+        obsolete: list[str] = []
+        if self.max_keep_ckpts > 0:
+            obsolete = self._kept[: -self.max_keep_ckpts]
+            self._kept = self._kept[-self.max_keep_ckpts :]
+        self._request(runner, filename, tuple(obsolete), points_last=True)
+
+    def _save_best(self, runner: Runner, metric: str, score: float) -> None:
+        unit, number = ("epoch", runner.epoch) if runner.by_epoch else ("iter", runner.iter)
+        filename = f"best_{re.sub(r'[^A-Za-z0-9@.+-]', '_', metric)}_{unit}_{number}.pth"
+        previous = self._best.get(metric)
+        obsolete = () if previous is None else (previous["file"],)
+        self._best[metric] = {"score": score, "file": filename}
+        runner.message_hub.update_info("best_score", score)
+        runner.message_hub.update_info("best_ckpt", filename)
+        runner.logger.info("best %s so far: %.4f, saved as %s", metric, score, filename)
+        self._request(runner, filename, obsolete, points_last=False)
+
+    def _request(
+        self, runner: Runner, filename: str, obsolete: tuple[str, ...], points_last: bool
+    ) -> None:
+        runner.state.request_save(
+            SaveRequest(
+                filename,
+                with_optimizer=self.save_optimizer,
+                with_param_schedulers=self.save_param_scheduler,
+                obsolete=obsolete,
+                points_last=points_last,
+                in_background=self.async_save,
+            )
+        )
+
+    def _resolve_auto(self, name: str, metrics: Mapping[str, float]) -> str:
+        """The metric `auto` stands for: the first of the first validation, then always that."""
+        if name != "auto" or not metrics:
+            return name
+        return next(iter(self._best), next(iter(metrics)))
+
+    def _rule_of(self, index: int, metric: str) -> str:
+        if self.rules:
+            return self.rules[index if len(self.rules) > 1 else 0]
+        return infer_rule(metric, self.greater_keys, self.less_keys, "save_best")
+
+    def _publish(self, runner: Runner) -> None:
+        if runner.rank != 0:
+            return
+        names = self._kept[-1:] if self.save_last else []
+        for metric in self.save_best:
+            best = self._best.get(self._resolve_auto(metric, dict.fromkeys(self._best, 0.0)))
+            if best is None:
+                runner.logger.warning("no best checkpoint by %s to publish: it never came", metric)
+            else:
+                names.append(best["file"])
+        for name in names:
+            path = publish(runner.writer.store.folder / name, self.published_keys)
+            runner.logger.info("published %s", path.name)
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+
+
+def _require(holds: bool, given: str, allowed: str) -> None:
+    if not holds:
+        raise ValueError(f"{given}: use {allowed}")
+
+
+def _as_list(value: str | Sequence[str] | None) -> list[str]:
+    if value is None:
+        return []
+    return [value] if isinstance(value, str) else list(value)
+
+
+def _checked_rules(rules: list[str], metrics: list[str]) -> list[str]:
+    for rule in rules:
+        _require(rule in ("greater", "less"), f"rule={rule}", "greater or less")
+    if len(rules) > 1 and len(rules) != len(metrics):
+        raise ValueError(
+            f"rule={rules}: give one rule, or one for each metric of save_best={metrics}"
+        )
+    if "auto" in metrics and len(metrics) > 1:
+        raise ValueError(f"save_best={metrics}: 'auto' stands alone")
+    return rules
+
+
+def _checked_template(template: str | None, by_epoch: bool) -> str:
+    if template is None:
+        return "epoch_{}.pth" if by_epoch else "iter_{}.pth"
+    try:
+        name = template.format(1)
+        counts = name != template
+    except (IndexError, KeyError, ValueError):
+        name, counts = "", False
+    if not counts or Path(name).name != name or "\\" in name or name.startswith("."):
+        raise ValueError(
+            f"filename_tmpl={template}: use a plain file name with one {{}} for the number, "
+            "such as epoch_{}.pth, and no folder in it"
+        )
+    return template

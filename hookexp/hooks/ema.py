@@ -1,0 +1,227 @@
+"""Averages of the weights, which serve validation and test while training goes on untouched.
+
+python -m hookexp hooks=+ema
+python -m hookexp hooks=+ema/swa                # a plain mean, from a given step on
+python -m hookexp hooks=+ema hooks.ema.momentum=0.001
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hookexp import dist
+from hookexp.hook import Hook, Priority
+from hookexp.runner import Runner
+
+EMA_TYPES = ("ExponentialMovingAverage", "MomentumAnnealingEMA", "StochasticWeightAverage")
+
+
+class EMAHook(Hook):
+    """Keeps averages beside the weights, and exchanges the two around an evaluation.
+
+    They are exchanged back in `after_val`, so that at `after_val_epoch` every hook, whatever its
+    priority, finds the weights that were evaluated.
+
+    The first update copies the weights. With `steps` of them done, the share of the new values
+    in an average is
+
+        ExponentialMovingAverage  momentum; with warm_up max(momentum, 9 / (10 + steps)), so that
+                                  the first weights are soon forgotten (tf.train's
+                                  ExponentialMovingAverage with num_updates)
+        MomentumAnnealingEMA      max(momentum, gamma / (gamma + steps))
+        StochasticWeightAverage   1 / (steps // interval + 1)    (Izmailov et al. 2018, a plain
+                                  mean of the weights, arXiv:1803.05407)
+
+    In a checkpoint `state_dict` holds the averages and `ema_state_dict` the raw weights, so that
+    `load_from` takes the averages and a resume restores both.
+
+    Args:
+        ema_type: one of the three names above.
+        momentum: weight of the new values, between 0 and 1.
+        interval: optimizer steps between two updates.
+        gamma: of MomentumAnnealingEMA.
+        warm_up: of ExponentialMovingAverage.
+        update_buffers: average floating-point buffers too; else evaluations use the current ones.
+        device: where the averages are kept; null is the model's device.
+        strict_load: whether a resume needs the raw weights in the checkpoint.
+        begin_iter: optimizer step at which averaging begins; the raw weights serve before it.
+        begin_epoch: the same in epochs; only one of the two may be above 0.
+    """
+
+    priority = Priority.NORMAL
+    swaps_weights = True
+    before = ("checkpoint",)  # A checkpoint asked for at the same point holds this step's average.
+
+    def __init__(
+        self,
+        ema_type: str = "ExponentialMovingAverage",
+        momentum: float = 0.0002,
+        interval: int = 1,
+        gamma: int = 100,
+        warm_up: bool = False,
+        update_buffers: bool = False,
+        device: str | None = None,
+        strict_load: bool = False,
+        begin_iter: int = 0,
+        begin_epoch: int = 0,
+    ) -> None:
+        if ema_type not in EMA_TYPES:
+            raise ValueError(f"ema_type={ema_type}: use one of {', '.join(EMA_TYPES)}")
+        if not 0.0 < momentum < 1.0:
+            raise ValueError(f"momentum={momentum}: use a number between 0 and 1")
+        if interval < 1 or gamma < 1:
+            raise ValueError(f"interval={interval}, gamma={gamma}: use whole numbers, 1 or more")
+        if begin_iter < 0 or begin_epoch < 0:
+            raise ValueError("begin_iter and begin_epoch: use 0 or more")
+        if begin_iter > 0 and begin_epoch > 0:
+            raise ValueError(
+                f"begin_iter={begin_iter} and begin_epoch={begin_epoch}: only one may be above 0"
+            )
+        self.ema_type = ema_type
+        self.momentum = momentum
+        self.interval = interval
+        self.gamma = gamma
+        self.warm_up = warm_up
+        self.update_buffers = update_buffers
+        self.device = device
+        self.strict_load = strict_load
+        self.begin_iter = begin_iter
+        self.begin_epoch = begin_epoch
+        self.steps = 0
+        self._model: nn.Module = nn.Module()
+        self._weights: list[Tensor] = []
+        self._averages: list[Tensor] = []
+        self._loaded: dict[str, Tensor] = {}
+        self._is_swapped = False
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
+        """On a resume the model gets the raw weights, and the averages are kept for later."""
+        if not runner.resumed:
+            return
+        if "ema_state_dict" not in checkpoint:
+            if self.strict_load:
+                raise ValueError("hooks.ema.strict_load=true: the checkpoint has no averages")
+            return
+        self._loaded = dict(checkpoint["state_dict"])
+        checkpoint["state_dict"] = checkpoint["ema_state_dict"]
+
+    def before_train(self, runner: Runner) -> None:
+        """Averages begin as copies of the weights, which are initialised or loaded by now."""
+        self._model = dist.unwrap(runner.model)
+        self._weights = _averaged_tensors(self._model, self.update_buffers)
+        device = torch.device(self.device) if self.device else None
+        self._averages = [w.detach().to(device or w.device, copy=True) for w in self._weights]
+        if self._loaded:
+            keys = _keys_of(self._model, self._weights)
+            with torch.no_grad():
+                for average, names in zip(self._averages, keys, strict=True):
+                    if names:
+                        average.copy_(self._loaded[names[0]])
+            self._loaded = {}
+
+    @torch.no_grad()
+    def after_optim_step(self, runner: Runner) -> None:
+        if not self._has_begun(runner):
+            return
+        if self.steps == 0:
+            self._lerp(1.0)
+        elif self.steps % self.interval == 0:
+            self._lerp(self._share_of_new())
+        self.steps += 1
+
+    def before_val_epoch(self, runner: Runner) -> None:
+        self._swap_in()
+
+    def after_train(self, runner: Runner) -> None:
+        """A validation that was given up has no end of its own."""
+        self._swap_out()
+
+    def after_val(self, runner: Runner) -> None:
+        self._swap_out()
+
+    def before_test_epoch(self, runner: Runner) -> None:
+        self._swap_in()
+
+    def after_test(self, runner: Runner) -> None:
+        self._swap_out()
+
+    def on_exception(self, runner: Runner, error: BaseException) -> None:
+        self._swap_out()
+
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
+        if self.steps == 0:
+            return
+        assert not self._is_swapped, "a checkpoint is saved only after an evaluation has ended"
+        raw = checkpoint["state_dict"]
+        averaged = dict(raw)
+        keys = _keys_of(self._model, self._weights)
+        for average, names in zip(self._averages, keys, strict=True):
+            averaged.update(dict.fromkeys(names, average))
+        checkpoint["state_dict"] = averaged
+        checkpoint["ema_state_dict"] = raw
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"steps": self.steps}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.steps = state["steps"]
+
+    def _has_begun(self, runner: Runner) -> bool:
+        if self.begin_epoch > 0:
+            return runner.epoch + 1 >= self.begin_epoch
+        return runner.state.optim_steps >= self.begin_iter
+
+    def _share_of_new(self) -> float:
+        if self.ema_type == "StochasticWeightAverage":
+            return 1.0 / (self.steps // self.interval + 1)
+        if self.ema_type == "MomentumAnnealingEMA":
+            return max(self.momentum, self.gamma / (self.gamma + self.steps))
+        return max(self.momentum, 9 / (10 + self.steps)) if self.warm_up else self.momentum
+
+    def _lerp(self, share: float) -> None:
+        """averages += share * (weights - averages), for all tensors in one call."""
+        weights = self._weights
+        if self.device:
+            weights = [w.to(a.device) for w, a in zip(weights, self._averages, strict=True)]
+        if share == 1.0:
+            torch._foreach_copy_(self._averages, weights)
+        else:
+            torch._foreach_lerp_(self._averages, weights, share)
+
+    def _swap_in(self) -> None:
+        if self.steps > 0 and not self._is_swapped:
+            self._exchange()
+            self._is_swapped = True
+
+    def _swap_out(self) -> None:
+        if self._is_swapped:
+            self._exchange()
+            self._is_swapped = False
+
+    @torch.no_grad()
+    def _exchange(self) -> None:
+        """Swap values, not tensors: whoever holds a parameter goes on holding the right one."""
+        for weight, average in zip(self._weights, self._averages, strict=True):
+            held = weight.clone()
+            weight.copy_(average)
+            average.copy_(held)
+
+
+def _averaged_tensors(model: nn.Module, with_buffers: bool) -> list[Tensor]:
+    """The tensors an average is kept of, each once; integers cannot be averaged."""
+    tensors: list[Tensor] = list(model.parameters())
+    if with_buffers:
+        tensors += list(model.buffers())
+    return [t for t in tensors if t.is_floating_point()]
+
+
+def _keys_of(model: nn.Module, tensors: list[Tensor]) -> list[list[str]]:
+    """The names under which each tensor stands in the model's state_dict; tied ones have two."""
+    names: dict[int, list[str]] = {id(t): [] for t in tensors}
+    for name, tensor in model.state_dict(keep_vars=True).items():
+        if id(tensor) in names:
+            names[id(tensor)].append(name)
+    return [names[id(t)] for t in tensors]

@@ -1,0 +1,115 @@
+"""Batch norm statistics of the weights as they are, in place of those gathered on the way.
+
+python -m hookexp hooks=+precise_bn hooks.precise_bn.num_batches=50
+python -m hookexp hooks=+ema+precise_bn          # statistics that belong to the averaged weights
+"""
+
+from __future__ import annotations
+
+from itertools import islice
+
+import torch
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from hookexp import dist
+from hookexp.data.loader import apart, num_batches
+from hookexp.errors import ConfigError
+from hookexp.hook import Hook, Priority
+from hookexp.runner import Runner
+from hookexp.seed import rng_state, set_rng_state
+
+
+class PreciseBnHook(Hook):
+    """Computes batch norm's running statistics anew before a validation during training.
+
+    Running statistics are averages over weights that have changed since; where weights move fast,
+    or are averaged by `ema`, they fit no weights at all. Here they are the plain mean, each batch
+    counting the same, of the means and (unbiased) variances of the first `num_batches` training
+    batches of the current epoch, augmented as in training (Wu and Johnson 2021, Rethinking "batch"
+    in batch norm, arXiv:2105.07576, section 3).
+
+    The new statistics stay, and training goes on moving them with batch norm's own momentum.
+    Training itself reads none of them: it normalises by each batch. So weights, generators and the
+    order of the data are those of a run without this hook. Batch norm that is frozen is left alone.
+
+    Args:
+        num_batches: how many training batches to read; all if there are fewer.
+        interval: validations from one computation to the next.
+    """
+
+    priority = Priority.LOW
+    after = ("ema",)
+
+    def __init__(self, num_batches: int = 100, interval: int = 1) -> None:
+        for key, value in (("num_batches", num_batches), ("interval", interval)):
+            if not isinstance(value, int) or value < 1:
+                raise ValueError(f"{key}={value}: use a whole number, 1 or more")
+        self.num_batches = num_batches
+        self.interval = interval
+        self.validations = 0
+
+    def before_train(self, runner: Runner) -> None:
+        if not _learning_norms(runner):
+            runner.logger.warning("hooks.precise_bn: the model has no batch norm to compute for")
+
+    def before_val_epoch(self, runner: Runner) -> None:
+        if runner.mode != "train":
+            return
+        norms = _learning_norms(runner)
+        if norms and self.validations % self.interval == 0:
+            self._compute(runner, norms)
+        self.validations += 1
+
+    def state_dict(self) -> dict[str, int]:
+        return {"validations": self.validations}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        self.validations = state["validations"]
+
+    @torch.no_grad()
+    def _compute(self, runner: Runner, norms: list[_BatchNorm]) -> None:
+        assert runner.train_dataloader is not None
+        generators = rng_state()
+        momenta = [norm.momentum for norm in norms]
+        counts = [norm.num_batches_tracked for norm in norms]
+        try:
+            batches = apart(runner.train_dataloader)
+        except TypeError as error:
+            raise ConfigError(f"hooks.precise_bn: data.train: {error}, by training") from None
+        for norm in norms:
+            norm.num_batches_tracked = torch.zeros((), dtype=torch.int64, device=runner.device)
+            norm.momentum = None  # The mean over all batches since the count was 0.
+            norm.train()
+        try:
+            # An endless loader counts batches over the borders of its epochs.
+            start = 0 if runner.by_epoch else runner.state.batch_in_epoch
+            start -= start % (num_batches(batches) or 1)
+            for data_batch in islice(batches.iterate(start), self.num_batches):
+                runner.forward_train(data_batch)
+        finally:
+            for norm, momentum, count in zip(norms, momenta, counts, strict=True):
+                norm.momentum, norm.num_batches_tracked = momentum, count
+                norm.eval()
+            set_rng_state(generators)
+        for norm in norms:
+            _average_over_ranks([norm.running_mean, norm.running_var])
+
+
+def _learning_norms(runner: Runner) -> list[_BatchNorm]:
+    """Batch norm with running statistics that is not frozen."""
+    norms = (m for m in runner.model.modules() if isinstance(m, _BatchNorm))
+    return [
+        norm
+        for norm in norms
+        if norm.running_mean is not None
+        and (not norm.affine or any(p.requires_grad for p in norm.parameters()))
+    ]
+
+
+def _average_over_ranks(statistics: list[torch.Tensor | None]) -> None:
+    if dist.world_size() == 1:
+        return
+    for statistic in statistics:
+        assert statistic is not None
+        torch.distributed.all_reduce(statistic)
+        statistic /= dist.world_size()

@@ -1,0 +1,215 @@
+"""Averages against formulas written out by hand, in real runs with checkpoints."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from fakes import TinyModel
+
+from hookexp.checkpoint.store import load_checkpoint
+from hookexp.hook import Hook, Priority
+from hookexp.hooks.checkpoint import CheckpointHook
+from hookexp.hooks.ema import EMAHook
+
+
+class Trace(Hook):
+    """The weights after each optimizer step, and those an evaluation sees."""
+
+    priority = Priority.LOWEST
+
+    def __init__(self):
+        self.trained = []
+        self.evaluated = []
+
+    def after_optim_step(self, runner):
+        self.trained.append(copy.deepcopy(runner.model.state_dict()))
+
+    def before_val_iter(self, runner, batch_idx, data_batch=None):
+        self.evaluated.append(copy.deepcopy(runner.model.state_dict()))
+
+    def before_test_iter(self, runner, batch_idx, data_batch=None):
+        self.evaluated.append(copy.deepcopy(runner.model.state_dict()))
+
+
+def shares(kind, steps):
+    if kind == "ExponentialMovingAverage":
+        return 0.1
+    if kind == "MomentumAnnealingEMA":
+        return max(0.1, 5 / (5 + steps))
+    return 1 / (steps + 1)
+
+
+@pytest.mark.parametrize(
+    "kind", ["ExponentialMovingAverage", "MomentumAnnealingEMA", "StochasticWeightAverage"]
+)
+def test_an_evaluation_sees_the_average_and_training_does_not(make_runner, kind):
+    trace, plain = Trace(), Trace()
+    ema = EMAHook(ema_type=kind, momentum=0.1, gamma=5)
+    make_runner({"ema": ema, "trace": trace}, max_epochs=2).run("train")
+    make_runner({"trace": plain}, max_epochs=2).run("train")
+    key = "inner.weight"
+    average = trace.trained[0][key]
+    for steps, weights in enumerate(trace.trained[1:], start=1):
+        average = torch.lerp(average, weights[key], shares(kind, steps))
+    assert torch.allclose(trace.evaluated[-1][key], average, atol=1e-6)
+    assert not torch.equal(trace.evaluated[-1][key], trace.trained[-1][key])
+    for ours, theirs in zip(trace.trained, plain.trained, strict=True):
+        assert all(torch.equal(ours[k], theirs[k]) for k in ours)
+
+
+def test_with_warm_up_the_first_weights_are_soon_forgotten(make_runner):
+    trace = Trace()
+    ema = EMAHook(momentum=0.7, warm_up=True)
+    make_runner({"ema": ema, "trace": trace}, max_epochs=2).run("train")
+    average = trace.trained[0]["outer.bias"]
+    for steps, weights in enumerate(trace.trained[1:], start=1):
+        average = torch.lerp(average, weights["outer.bias"], max(0.7, 9 / (10 + steps)))
+    assert torch.allclose(trace.evaluated[-1]["outer.bias"], average, atol=1e-6)
+
+
+def test_swa_is_the_plain_mean(make_runner):
+    trace = Trace()
+    ema = EMAHook(ema_type="StochasticWeightAverage")
+    make_runner({"ema": ema, "trace": trace}, max_epochs=1).run("train")
+    mean = torch.stack([w["outer.bias"] for w in trace.trained]).mean(0)
+    assert torch.allclose(trace.evaluated[-1]["outer.bias"], mean, atol=1e-6)
+
+
+def test_buffers_are_current_unless_they_are_averaged(make_runner):
+    current, averaged = Trace(), Trace()
+    make_runner({"ema": EMAHook(momentum=0.1), "trace": current}, max_epochs=1).run("train")
+    make_runner(
+        {"ema": EMAHook(momentum=0.1, update_buffers=True), "trace": averaged}, max_epochs=1
+    ).run("train")
+    key = "norm.running_mean"
+    assert torch.equal(current.evaluated[-1][key], current.trained[-1][key])
+    assert not torch.equal(averaged.evaluated[-1][key], averaged.trained[-1][key])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "first"), [({"begin_iter": 3}, 2), ({"begin_epoch": 2}, 3), ({"interval": 2}, 0)]
+)
+def test_averaging_begins_when_it_is_told_to(make_runner, arguments, first):
+    trace = Trace()
+    ema = EMAHook(momentum=0.5, **arguments)
+    make_runner({"ema": ema, "trace": trace}, max_epochs=2).run("train")
+    every = arguments.get("interval", 1)
+    average = trace.trained[first]["outer.bias"]
+    for steps, weights in enumerate(trace.trained[first + 1 :], start=1):
+        if steps % every == 0:
+            average = torch.lerp(average, weights["outer.bias"], 0.5)
+    assert torch.allclose(trace.evaluated[-1]["outer.bias"], average, atol=1e-6)
+
+
+def test_a_checkpoint_holds_the_average_and_the_raw_weights(make_runner):
+    trace = Trace()
+    runner = make_runner(
+        {"ema": EMAHook(momentum=0.1), "checkpoint": CheckpointHook(), "trace": trace},
+        max_epochs=1,
+    )
+    runner.run("train")
+    checkpoint = load_checkpoint(runner.work_dir / "epoch_1.pth")
+    raw, averaged = checkpoint["ema_state_dict"], checkpoint["state_dict"]
+    assert all(torch.equal(raw[k], trace.trained[-1][k]) for k in raw)
+    assert torch.equal(averaged["inner.weight"], trace.evaluated[-1]["inner.weight"])
+    assert not torch.equal(averaged["inner.weight"], raw["inner.weight"])
+
+
+def test_load_from_takes_the_average_and_a_test_uses_it(make_runner):
+    trace, tested = Trace(), Trace()
+    runner = make_runner(
+        {"ema": EMAHook(momentum=0.1), "checkpoint": CheckpointHook(), "trace": trace},
+        max_epochs=1,
+    )
+    runner.run("train")
+    path = str(runner.work_dir / "epoch_1.pth")
+    make_runner({"trace": tested}, load_from=path).run("test")
+    assert torch.equal(tested.evaluated[0]["inner.weight"], trace.evaluated[-1]["inner.weight"])
+
+
+def test_train_then_test_in_one_process_tests_the_average(make_runner):
+    trace = Trace()
+    runner = make_runner({"ema": EMAHook(momentum=0.1), "trace": trace}, max_epochs=1)
+    runner.run("train")
+    runner.run("test")
+    assert torch.equal(trace.evaluated[-1]["inner.weight"], trace.evaluated[-2]["inner.weight"])
+    assert torch.equal(runner.model.inner.weight, trace.trained[-1]["inner.weight"])
+
+
+def test_a_resume_restores_average_and_weights_exactly(make_runner, tmp_path):
+    def hooks():
+        return {"ema": EMAHook(momentum=0.1), "checkpoint": CheckpointHook()}
+
+    whole = make_runner(hooks(), work_dir=tmp_path / "a", max_epochs=3)
+    whole.run("train")
+    half = make_runner(hooks(), work_dir=tmp_path / "b", max_epochs=1)
+    half.run("train")
+    rest = make_runner(hooks(), work_dir=tmp_path / "c", max_epochs=3, resume=str(tmp_path / "b"))
+    rest.run("train")
+    one = load_checkpoint(tmp_path / "a" / "epoch_3.pth")
+    two = load_checkpoint(tmp_path / "c" / "epoch_3.pth")
+    for part in ("state_dict", "ema_state_dict"):
+        assert all(torch.equal(one[part][k], two[part][k]) for k in one[part])
+    assert one["hooks"]["ema"] == two["hooks"]["ema"] == {"steps": 9}
+
+
+def test_a_buffer_that_is_not_saved_starts_anew_after_a_resume(make_runner, tmp_path):
+    class Scratch(TinyModel):
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("scratch", torch.ones(2), persistent=False)
+
+    def run(**more):
+        hooks = {"ema": EMAHook(update_buffers=True), "checkpoint": CheckpointHook()}
+        runner = make_runner(hooks, model=Scratch(), work_dir=tmp_path / "r", **more)
+        runner.run("train")
+        return runner
+
+    run(max_epochs=1)
+    assert run(max_epochs=2, resume="auto").hooks["ema"].steps == 6
+
+
+def test_an_error_during_validation_puts_the_weights_back(make_runner):
+    class Bomb(Hook):
+        def before_val_iter(self, runner, batch_idx, data_batch=None):
+            raise RuntimeError("boom")
+
+    trace = Trace()
+    runner = make_runner(
+        {"ema": EMAHook(momentum=0.1), "trace": trace, "bomb": Bomb()}, max_epochs=1
+    )
+    with pytest.raises(RuntimeError, match="boom"):
+        runner.run("train")
+    assert torch.equal(runner.model.inner.weight, trace.trained[-1]["inner.weight"])
+
+
+def test_tied_weights_are_averaged_once_and_saved_under_both_names(make_runner):
+    class Tied(TinyModel):
+        def __init__(self):
+            super().__init__(width=4)
+            self.again = self.inner
+
+    runner = make_runner(
+        {"ema": EMAHook(momentum=0.1), "checkpoint": CheckpointHook()}, model=Tied(), max_epochs=1
+    )
+    runner.run("train")
+    saved = load_checkpoint(runner.work_dir / "epoch_1.pth")
+    assert torch.equal(saved["state_dict"]["inner.weight"], saved["state_dict"]["again.weight"])
+    assert not torch.equal(
+        saved["state_dict"]["inner.weight"], saved["ema_state_dict"]["inner.weight"]
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"ema_type": "EMA"}, "ema_type=EMA: use one of ExponentialMovingAverage"),
+        ({"momentum": 1.5}, "momentum=1.5: use a number between 0 and 1"),
+        ({"begin_iter": 1, "begin_epoch": 1}, "only one may be above 0"),
+    ],
+)
+def test_what_is_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        EMAHook(**arguments)

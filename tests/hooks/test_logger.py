@@ -1,0 +1,162 @@
+"""What reaches the sinks, when, and at which step."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from fakes import TinyTask
+
+from hookexp.hook import Hook, Priority
+from hookexp.hooks.iter_timer import IterTimerHook
+from hookexp.hooks.logger import LoggerHook
+from hookexp.hooks.runtime_info import RuntimeInfoHook
+from hookexp.sink import Sink
+
+
+class Memory(Sink):
+    def __init__(self):
+        self.rows = []
+        self.others = []
+
+    def open(self, runner):
+        self.others.append("open")
+
+    def log_scalars(self, scalars, step, point):
+        self.rows.append((point.mode, point.epoch, step, point.iter, dict(scalars)))
+
+    def log_artifact(self, name, path, step):
+        self.others.append((name, path.name, step))
+
+    def log_image(self, name, image, step):
+        self.others.append((name, tuple(image.shape), step))
+
+    def close(self):
+        self.others.append("close")
+
+
+def logged(make_runner, *, logger=None, hooks=None, **settings):
+    sink = Memory()
+    runner = make_runner(
+        {
+            "runtime_info": RuntimeInfoHook(),
+            "iter_timer": IterTimerHook(),
+            "logger": logger or LoggerHook(interval=2),
+            **(hooks or {}),
+        },
+        sinks={"memory": sink},
+        **settings,
+    )
+    runner.run("train")
+    return sink, runner
+
+
+def steps(sink, mode):
+    return [(epoch, step, it) for m, epoch, step, it, _ in sink.rows if m == mode]
+
+
+def test_rows_by_epoch_carry_their_true_iteration(make_runner):
+    sink, _ = logged(make_runner, train_size=40, max_epochs=2)
+    assert steps(sink, "train") == [(1, 2, 2), (1, 4, 4), (2, 7, 7), (2, 9, 9)]
+    assert steps(sink, "val") == [(1, 1, 5), (2, 2, 10)]
+    by_iter, _ = logged(
+        make_runner,
+        logger=LoggerHook(interval=2, log_metric_by_epoch=False),
+        train_size=40,
+        max_epochs=2,
+    )
+    assert steps(by_iter, "val") == [(1, 5, 5), (2, 10, 10)]
+
+
+def test_rows_of_a_run_by_iterations(make_runner):
+    sink, _ = logged(make_runner, max_iters=6, val_interval=3)
+    assert steps(sink, "train") == [(1, 2, 2), (1, 4, 4), (1, 6, 6)]
+    assert steps(sink, "val") == [(1, 3, 3), (1, 6, 6)]
+
+
+@pytest.mark.parametrize(("ignore_last", "expected"), [(True, [2, 4]), (False, [2, 4, 5])])
+def test_the_shorter_end_of_an_epoch(make_runner, ignore_last, expected):
+    logger = LoggerHook(interval=2, ignore_last=ignore_last)
+    sink, _ = logged(make_runner, logger=logger, train_size=40, max_epochs=1)
+    assert [it for _, _, it in steps(sink, "train")] == expected
+
+
+def test_values_are_means_over_the_interval_and_the_lr_is_that_of_the_iteration(make_runner):
+    losses = []
+
+    class Watch(Hook):
+        priority = Priority.VERY_HIGH
+
+        def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+            losses.append(outputs["loss"].item())
+
+    sink, _ = logged(make_runner, hooks={"watch": Watch()}, train_size=32, max_epochs=1)
+    rows = [row for mode, *_, row in sink.rows if mode == "train"]
+    assert rows[1]["loss"] == pytest.approx((losses[2] + losses[3]) / 2)
+    assert rows[1]["lr"] == pytest.approx(0.1)
+    assert rows[1]["time"] >= rows[1]["data_time"] > 0
+    assert rows[1]["eta"] == 0.0 < rows[0]["eta"]
+
+
+def test_the_window_is_as_long_as_the_interval(make_runner):
+    losses = []
+
+    class Watch(Hook):
+        priority = Priority.VERY_HIGH
+
+        def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+            losses.append(outputs["loss"].item())
+
+    logger = LoggerHook(interval=150)
+    sink, _ = logged(make_runner, logger=logger, hooks={"watch": Watch()}, max_iters=150)
+    rows = [row for mode, *_, row in sink.rows if mode == "train"]
+    assert rows[0]["loss"] == pytest.approx(sum(losses) / 150)
+
+
+def test_test_metrics_reach_the_sinks_and_train_then_test_logs_both(make_runner):
+    sink, runner = logged(make_runner, max_epochs=1)
+    runner.run("test")
+    assert [mode for mode, *_ in sink.rows] == ["train", "val", "test"]
+    assert sink.rows[-1][-1]["loss"] > 0
+    assert sink.others == ["open", "close", "open", "close"]
+
+
+def test_posts_of_other_hooks_are_forwarded(make_runner):
+    class Poster(Hook):
+        priority = Priority.LOWEST
+
+        def after_val_epoch(self, runner, metrics=None):
+            path = runner.work_dir / "note.txt"
+            path.write_text("hello")
+            runner.message_hub.post_artifact("note", path)
+            runner.message_hub.post_image("grid", torch.zeros(3, 4, 5, dtype=torch.uint8))
+
+    sink, _ = logged(make_runner, hooks={"poster": Poster()}, max_epochs=1)
+    assert sink.others == ["open", ("note", "note.txt", 3), ("grid", (3, 4, 5), 3), "close"]
+
+
+def test_a_value_that_is_no_scalar_is_named(make_runner):
+    class Chatty(TinyTask):
+        def train_step(self, model, batch):
+            return {**super().train_step(model, batch), "features": torch.zeros(3)}
+
+    with pytest.raises(ValueError, match=r"'features' of shape \(3,\)"):
+        logged(make_runner, task=Chatty(), max_epochs=1)
+
+
+def test_logs_are_copied_to_out_dir(make_runner, tmp_path):
+    class Writer(Hook):
+        def before_train(self, runner):
+            (runner.work_dir / "scalars.jsonl").write_text("{}\n")
+            (runner.work_dir / "weights.pth").write_text("x")
+
+    logger = LoggerHook(out_dir=str(tmp_path / "logs"), keep_local=False)
+    _, runner = logged(make_runner, logger=logger, hooks={"writer": Writer()}, max_epochs=1)
+    assert [p.name for p in (tmp_path / "logs" / "run").iterdir()][:2]
+    assert (tmp_path / "logs" / "run" / "scalars.jsonl").exists()
+    assert not (tmp_path / "logs" / "run" / "weights.pth").exists()
+    assert not (runner.work_dir / "scalars.jsonl").exists()
+
+
+def test_a_bad_interval():
+    with pytest.raises(ValueError, match="interval=0"):
+        LoggerHook(interval=0)

@@ -1,0 +1,118 @@
+"""Hooks that measure and guard do not make the host wait for the device between two log points.
+
+On a CPU nothing waits, so the calls are counted that would on a GPU.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+
+import pytest
+import torch
+from torch import Tensor
+
+from hookexp.hook import Hook, Priority
+from hookexp.hooks.activations import ActivationsHook
+from hookexp.hooks.check_invalid_loss import CheckInvalidLossHook
+from hookexp.hooks.garbage_collector import GarbageCollectorHook
+from hookexp.hooks.grad_norm import GradNormHook
+from hookexp.hooks.iter_timer import IterTimerHook
+from hookexp.hooks.logger import LoggerHook
+from hookexp.hooks.lr_finder import LrFinderHook
+from hookexp.hooks.memory import MemoryHook
+from hookexp.hooks.runtime_info import RuntimeInfoHook
+from hookexp.hooks.throughput import ThroughputHook
+from hookexp.hooks.time_limit import TimeLimitHook
+from hookexp.optim.wrapper import OptimWrapper
+
+WAITING = (
+    *("item", "tolist", "cpu", "numpy", "nonzero"),
+    *("__float__", "__int__", "__bool__", "__index__", "__repr__", "__format__"),
+)
+
+
+@pytest.fixture
+def waits(monkeypatch):
+    """How often code of the package asked for a tensor's value, by method and file."""
+    counts = Counter()
+
+    def watched(name, method):
+        def call(*args, **kwargs):
+            caller = sys._getframe(1).f_code.co_filename
+            if "/hookexp/" in caller:
+                counts[name, caller.rpartition("/")[2]] += 1
+            return method(*args, **kwargs)
+
+        return call
+
+    for name in WAITING:
+        monkeypatch.setattr(Tensor, name, watched(name, getattr(Tensor, name)))
+    return counts
+
+
+class PerIteration(Hook):
+    """The waits of each iteration: from before its batch was fetched to after all hooks."""
+
+    priority = Priority.LOWEST
+
+    def __init__(self, waits):
+        self.waits = waits
+        self.seen = []
+
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+        self.seen.append(Counter(self.waits))
+        self.waits.clear()
+
+
+def fused(runner, make):
+    scaler = torch.amp.GradScaler("cpu", enabled=False)
+    runner.optim_wrapper = OptimWrapper({"default": make(runner.model.parameters())}, scaler)
+    return runner
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9, fused=True),
+        lambda p: torch.optim.AdamW(p, lr=0.1, fused=True),
+    ],
+)
+def test_nothing_waits_between_log_points(make_runner, waits, make):
+    trace = PerIteration(waits)
+    hooks = {
+        "runtime_info": RuntimeInfoHook(),
+        "iter_timer": IterTimerHook(),
+        "check_invalid_loss": CheckInvalidLossHook(interval=20),
+        "grad_norm": GradNormHook(interval=1, per_layer=True),
+        "throughput": ThroughputHook(flops_per_sample="count"),
+        "memory": MemoryHook(),
+        "garbage_collector": GarbageCollectorHook(interval=3),
+        "activations": ActivationsHook(interval=1, gradients=True),
+        "time_limit": TimeLimitHook(minutes=60),
+        "logger": LoggerHook(interval=10),
+        "trace": trace,
+    }
+    fused(make_runner(hooks, max_iters=40, val_size=0), make).run("train")
+    assert len(trace.seen) == 40
+    for index, seen in enumerate(trace.seen, start=1):
+        if index % 10:
+            assert not seen, index
+    at_reports = sum((trace.seen[i] for i in (19, 39)), Counter())
+    assert at_reports["tolist", "check_invalid_loss.py"] == 2
+    assert trace.seen[9] == {("tolist", "message_hub.py"): 1}
+
+
+def test_the_search_for_a_learning_rate_waits_at_its_looks_only(make_runner, waits):
+    trace = PerIteration(waits)
+    hooks = {"lr_finder": LrFinderHook(num_iters=30, end_lr=0.1), "trace": trace}
+    make_runner(hooks, max_iters=30, val_size=0).run("train")
+    waiting = [index for index, seen in enumerate(trace.seen, start=1) if seen]
+    assert waiting == [10, 20, 30]
+
+
+def test_an_optimizer_that_is_not_fused_is_what_makes_the_guard_wait(make_runner, waits):
+    trace = PerIteration(waits)
+    hooks = {"check_invalid_loss": CheckInvalidLossHook(), "trace": trace}
+    make_runner(hooks, max_iters=5, val_size=0).run("train")
+    assert all(seen["__bool__", "guard.py"] == 1 for seen in trace.seen)

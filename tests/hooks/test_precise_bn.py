@@ -1,0 +1,207 @@
+"""Statistics against those computed by hand, and training that is not touched by a bit."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from fakes import Recorder, TinyData, TinyModel, TinyTask
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from hookexp.data.loader import BatchStream
+from hookexp.data.sampler import BatchSampler
+from hookexp.errors import ConfigError
+from hookexp.hook import Hook, Priority
+from hookexp.hook_list import HookList
+from hookexp.hooks.checkpoint import CheckpointHook
+from hookexp.hooks.ema import EMAHook
+from hookexp.hooks.freeze import FreezeHook
+from hookexp.hooks.precise_bn import PreciseBnHook
+
+
+class Trace(Hook):
+    """The state that each training iteration and each validation begins with."""
+
+    priority = Priority.LOWEST
+
+    def __init__(self):
+        self.trained = []
+        self.evaluated = []
+
+    def before_train_iter(self, runner, batch_idx, data_batch=None):
+        weights = [p.clone() for p in runner.model.parameters()]
+        self.trained.append((*weights, data_batch[0], torch.get_rng_state()))
+
+    def before_val_iter(self, runner, batch_idx, data_batch=None):
+        assert not any(m.training for m in runner.model.modules())
+        self.evaluated.append(copy.deepcopy(runner.model))
+
+
+class Dropping(TinyModel):
+    def __init__(self):
+        super().__init__()
+        self.drop = nn.Dropout(0.5)
+
+    def forward(self, inputs):
+        inputs = inputs + 0.1 * torch.rand_like(inputs)
+        return self.outer(torch.relu(self.norm(self.inner(self.drop(inputs)))))
+
+
+def by_hand(model, num_batches, epoch=0):
+    """Means of the first batches' means and variances before the norm; no dropout."""
+    data = TinyData(24)
+    sampler = BatchSampler(24, 8, seed=0, shuffle=True)
+    sampler.set_epoch(epoch)
+    inner = [model.inner(data.inputs[indices]) for indices, _ in sampler.batches()][:num_batches]
+    return (
+        torch.stack([x.mean(0) for x in inner]).mean(0),
+        torch.stack([x.var(0) for x in inner]).mean(0),
+    )
+
+
+@pytest.mark.parametrize(("asked", "read"), [(2, 2), (100, 3)])
+def test_the_statistics_are_those_of_the_weights_as_they_are(make_runner, asked, read):
+    trace = Trace()
+    make_runner({"precise_bn": PreciseBnHook(asked), "trace": trace}, max_epochs=2).run("train")
+    for epoch, model in enumerate(trace.evaluated):
+        mean, variance = by_hand(model, read, epoch)
+        assert torch.allclose(model.norm.running_mean, mean, atol=1e-6)
+        assert torch.allclose(model.norm.running_var, variance, atol=1e-6)
+        assert model.norm.num_batches_tracked == 3 * (epoch + 1)
+        assert model.norm.momentum == 0.1
+
+
+def test_with_ema_they_are_those_of_the_averaged_weights(make_runner):
+    trace = Trace()
+    hooks = {"ema": EMAHook(momentum=0.1), "precise_bn": PreciseBnHook(), "trace": trace}
+    runner = make_runner(hooks, max_epochs=1)
+    runner.run("train")
+    mean, _ = by_hand(trace.evaluated[0], 3)
+    assert torch.allclose(trace.evaluated[0].norm.running_mean, mean, atol=1e-6)
+    raw, _ = by_hand(runner.model, 3)
+    assert not torch.allclose(mean, raw, atol=1e-4)
+
+
+@pytest.mark.parametrize("budget", [{"max_epochs": 3}, {"max_iters": 9, "val_interval": 2}])
+def test_training_is_not_touched(make_runner, budget):
+    traces = []
+    for hooks in ({"precise_bn": PreciseBnHook(2)}, {}):
+        trace = Trace()
+        model = Dropping()
+        torch.manual_seed(1)
+        for parameter in model.parameters():
+            nn.init.normal_(parameter)
+        make_runner({**hooks, "trace": trace}, model=model, **budget).run("train")
+        traces.append(trace)
+    assert len(traces[0].trained) == 9
+    for ours, plain in zip(traces[0].trained, traces[1].trained, strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(ours, plain, strict=True))
+    assert not torch.equal(
+        traces[0].evaluated[0].norm.running_mean, traces[1].evaluated[0].norm.running_mean
+    )
+
+
+def test_an_endless_loader_gives_the_batches_of_its_current_round(make_runner):
+    trace = Trace()
+    hooks = {"precise_bn": PreciseBnHook(2), "trace": trace}
+    make_runner(hooks, max_iters=5, val_interval=5).run("train")
+    mean, _ = by_hand(trace.evaluated[0], 2, epoch=1)
+    assert torch.allclose(trace.evaluated[0].norm.running_mean, mean, atol=1e-6)
+
+
+def test_an_interval_counts_validations_and_survives_a_resume(make_runner, tmp_path):
+    class Counting(PreciseBnHook):
+        def _compute(self, runner, norms):
+            computed.append(runner.epoch)
+            super()._compute(runner, norms)
+
+    computed = []
+
+    def run(**more):
+        hooks = {"precise_bn": Counting(interval=2), "checkpoint": CheckpointHook()}
+        make_runner(hooks, work_dir=tmp_path / "r", **more).run("train")
+
+    run(max_epochs=4)
+    assert computed == [1, 3]
+    computed.clear()
+    run(max_epochs=6, resume="auto")
+    assert computed == [5]
+
+
+def test_frozen_batch_norm_keeps_its_statistics(make_runner):
+    recorder = Recorder()
+    hooks = {"freeze": FreezeHook(["norm"]), "precise_bn": PreciseBnHook(), "recorder": recorder}
+    runner = make_runner(hooks, max_epochs=1)
+    runner.run("train")
+    assert torch.equal(runner.model.norm.running_mean, torch.zeros(8))
+
+
+def test_an_evaluation_alone_reads_no_training_data(make_runner):
+    data = TinyData()
+    make_runner({"precise_bn": PreciseBnHook()}, data=data).run("val")
+    assert data.num_read == 0
+
+
+def test_a_loader_of_the_users_own_is_read_beside_itself(make_runner):
+    data = TinyData(24)
+    generator = torch.Generator().manual_seed(0)
+    batches = DataLoader(
+        TensorDataset(data.inputs, data.targets), batch_size=8, shuffle=True, generator=generator
+    )
+    orders = []
+    for hooks in ({"precise_bn": PreciseBnHook()}, {}):
+        generator.manual_seed(0)
+        trace = Trace()
+        runner = make_runner({**hooks, "trace": trace}, max_epochs=2)
+        runner._parts.train_loader = runner.train_loop.dataloader = BatchStream(batches)
+        runner.run("train")
+        orders.append([row[-2] for row in trace.trained])
+    assert all(torch.equal(a, b) for a, b in zip(*orders, strict=True))
+
+
+def test_a_stream_that_is_read_once_is_refused(make_runner):
+    runner = make_runner({"precise_bn": PreciseBnHook()}, max_epochs=1)
+    data = TinyData(8)
+    stream = iter([(data.inputs, data.targets)])
+    runner._parts.train_loader = runner.train_loop.dataloader = BatchStream(stream)
+    with pytest.raises(ConfigError, match="can be read only once"):
+        runner.run("train")
+
+
+def test_a_model_without_batch_norm_is_told(make_runner, caplog):
+    class Plain(nn.Linear):
+        def __init__(self):
+            super().__init__(4, 1)
+
+    make_runner({"precise_bn": PreciseBnHook()}, model=Plain(), max_epochs=1).run("train")
+    assert "no batch norm" in caplog.text
+
+
+def test_it_is_called_after_ema():
+    hooks = HookList()
+    hooks.register(EMAHook(), "ema")
+    hooks.register(PreciseBnHook(), "precise_bn", priority=40)
+    with pytest.raises(ConfigError, match=r"hooks\.ema \(priority 50\) has to be called before"):
+        hooks.check_contracts()
+
+
+@pytest.mark.parametrize("arguments", [{"num_batches": 0}, {"interval": 0}])
+def test_what_is_refused(arguments):
+    with pytest.raises(ValueError, match="=0: use a whole number"):
+        PreciseBnHook(**arguments)
+
+
+def test_an_error_in_between_puts_the_norms_back(make_runner):
+    class Breaks(TinyTask):
+        def train_step(self, model, batch):
+            if not torch.is_grad_enabled():
+                raise RuntimeError("boom")
+            return super().train_step(model, batch)
+
+    runner = make_runner({"precise_bn": PreciseBnHook()}, task=Breaks(), max_epochs=1)
+    with pytest.raises(RuntimeError, match="boom"):
+        runner.run("train")
+    assert runner.model.norm.momentum == 0.1
+    assert runner.model.norm.num_batches_tracked == 3
