@@ -1,0 +1,51 @@
+"""A small convolutional net for small images."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+
+class ConvNet(nn.Module):
+    """Three 3x3 convolutions with batch norm, two poolings, one linear layer.
+
+    Any image size from 4x4 up works: the last pooling is over whatever area is left.
+
+    Args:
+        num_classes: number of logits per image.
+        in_channels: channels of the images; 1 is grey.
+        width: channels after the first convolution; the later two have twice as many.
+        dropout: probability with which a feature is dropped before the linear layer.
+    """
+
+    def __init__(
+        self,
+        num_classes: int = 10,
+        in_channels: int = 1,
+        width: int = 32,
+        dropout: float = 0.2,
+    ) -> None:
+        super().__init__()
+        self.features = nn.Sequential(
+            *_convolution(in_channels, width),
+            *_convolution(width, 2 * width),
+            nn.MaxPool2d(2),
+            *_convolution(2 * width, 2 * width),
+            nn.AdaptiveMaxPool2d(2),
+        )
+        self.classifier = nn.Sequential(
+            nn.Flatten(), nn.Dropout(dropout), nn.Linear(2 * width * 2 * 2, num_classes)
+        )
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits (batch, num_classes) of float images (batch, in_channels, height, width)."""
+        logits: Tensor = self.classifier(self.features(images))
+        return logits
+
+
+def _convolution(in_channels: int, out_channels: int) -> tuple[nn.Module, ...]:
+    # Batch norm shifts its input anyway, so the convolution needs no bias of its own.
+    return (
+        nn.Conv2d(in_channels, out_channels, kernel_size=3, padding=1, bias=False),
+        nn.BatchNorm2d(out_channels),
+        nn.ReLU(),
+    )
