@@ -1,0 +1,49 @@
+"""What happens between Hydra's composing a config and its making a folder for it."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig
+
+from hookexp.compose import sweep_table
+from hookexp.compose.boundary import leaves_on_error
+from hookexp.compose.explain import explain
+from hookexp.compose.folders import claim_run_folder, claim_sweep_folder, is_other_rank
+from hookexp.compose.lock import lock
+from hookexp.compose.modes import check_mode
+from hookexp.errors import ConfigError
+
+
+class RunCallback(Callback):
+    """Checks the mode, claims the folder, and answers `mode=explain` before there is one.
+
+    Hydra turns an exception of a callback into a warning and goes on, so errors leave here as
+    SystemExit.
+    """
+
+    def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
+        with leaves_on_error(config):
+            check_mode(config.mode)
+            if config.mode == "explain":
+                HydraConfig.instance().set_config(config)
+                print(explain(config))
+                raise SystemExit(0)
+            if is_other_rank():
+                # The first process claims the folder, and `build` tells the others which.
+                config.hydra.run.dir = tempfile.mkdtemp(prefix="hookexp-")
+                return
+            claim_run_folder(config)
+            lock(Path(str(config.hydra.run.dir)))
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        with leaves_on_error(config):
+            check_mode(config.mode)
+            if config.mode == "explain":
+                raise ConfigError("mode=explain explains one run; leave -m out")
+            claim_sweep_folder(config)
+            sweep_table.begin(config)

@@ -1,0 +1,85 @@
+"""What `main` has to know of the command line before Hydra reads it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from hookexp.compose.wording import nearest
+from hookexp.errors import ConfigError
+
+_TAKES_FOLDER = ("--config-dir", "-cd")
+_TAKES_VALUE = ("--config-path", "-cp", "--config-name", "-cn", "--package", "-p", "--cfg", "-c")
+_FLAGS = (
+    *("--help", "--hydra-help", "--version", "--cfg", "--resolve", "--package", "--run"),
+    *("--multirun", "--shell-completion", "--config-path", "--config-name", "--config-dir"),
+    *("--experimental-rerun", "--info"),
+)
+_INFO = ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")
+"""What may follow --info, which may also stand alone."""
+_SHORT = ("-h", "-r", "-m", "-i", "-sc")
+
+
+@dataclass(frozen=True)
+class CommandLine:
+    """The folder of `--config-dir` and the `key=value` words."""
+
+    config_dir: Path | None
+    overrides: tuple[str, ...]
+
+    @staticmethod
+    def parse(words: Sequence[str]) -> CommandLine:
+        """Read the words after the program's name.
+
+        Raises:
+            ConfigError: for an override written like a flag, for overrides on both sides of a
+                flag, or a config folder that is not there.
+        """
+        flags: list[str] = []
+        blocks: list[list[str]] = [[]]
+        config_dir = None
+        rest = iter(words)
+        for word in rest:
+            flag, has_value, value = word.partition("=")
+            if flags and flags[-1] in ("-i", "--info") and word in _INFO:
+                flags.append(word)
+                continue
+            if not word.startswith("-") or word == "-":
+                blocks[-1].append(word)
+                continue
+            flags.append(word)
+            blocks.append([])
+            if flag in (*_TAKES_FOLDER, *_TAKES_VALUE):
+                if not has_value:
+                    value = next(rest, "")
+                    flags.append(value)
+                if not value:
+                    raise ConfigError(f"{flag}: needs a value after it")
+                config_dir = Path(value) if flag in _TAKES_FOLDER else config_dir
+            else:
+                _check_flag(flag, value)
+        line = CommandLine(config_dir, tuple(word for block in blocks for word in block))
+        line._check_folder()
+        if sum(map(bool, blocks)) > 1:
+            together = " ".join((*flags, *line.overrides))
+            raise ConfigError(f"flags go before or after the other words, not between: {together}")
+        return line
+
+    def _check_folder(self) -> None:
+        if self.config_dir is None:
+            return
+        if not self.config_dir.is_dir():
+            raise ConfigError(f"--config-dir {self.config_dir}: there is no such folder")
+
+
+def _check_flag(flag: str, value: str) -> None:
+    if not flag.startswith("--") and flag in _SHORT:
+        return
+    if flag.startswith("--") and any(known.startswith(flag) for known in _FLAGS):
+        return
+    key = flag.lstrip("-")
+    raise ConfigError(
+        f"{flag}: there is no such flag{nearest(flag, _FLAGS)}; what belongs to the config is "
+        f"written without dashes: {key}={value or 'VALUE'}"
+    )

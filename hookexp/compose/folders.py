@@ -1,0 +1,127 @@
+"""The folder of a run or a sweep: its name, and how one process alone gets it.
+
+Everything here happens before Hydra makes the folder, so that two runs started in the same second
+do not share one, and a run does not write into the results of another.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from pathlib import Path
+
+from omegaconf import DictConfig, open_dict
+
+from hookexp.compose.secrets import masked_words
+from hookexp.errors import ConfigError
+
+_MAX_NAME = 96
+_TRACES = ("last_checkpoint", "scalars.jsonl")
+"""Files that tell that a folder holds a run."""
+
+
+class FolderInUse(ConfigError):
+    """A folder holds a run already; nothing in it is touched."""
+
+
+def job_folder(number: int, overrides: str) -> str:
+    """Resolver `hookexp.job_folder`: `3_hooks-+ema_optimizer.lr-0.1` for a job of a sweep.
+
+    A function of its arguments alone, so that a sweep that is issued again finds its folders.
+    Made of characters that can stand in an override without quotes: `load_from=FOLDER`.
+    """
+    overrides = masked_words(overrides)
+    name = re.sub(r"[^\w.+-]+", "-", f"{number}_{overrides}").rstrip("_-. ")
+    if len(name) <= _MAX_NAME:
+        return name
+    digest = hashlib.sha256(overrides.encode()).hexdigest()[:8]
+    return f"{name[: _MAX_NAME - 9]}-{digest}"
+
+
+def claim_run_folder(cfg: DictConfig) -> None:
+    """Settle `hydra.run.dir`: as given, or a new folder that no other process has.
+
+    Raises:
+        ConfigError: for a folder that cannot be written, or that holds a run already.
+    """
+    if _is_given("hydra.run.dir", cfg):
+        folder = Path(str(cfg.hydra.run.dir))
+        refuse_used(folder, cfg)
+        _make(folder, "hydra.run.dir")
+        return
+    cfg.hydra.run.dir = str(_claim(Path(str(cfg.hydra.run.dir)), "hydra.run.dir"))
+
+
+def claim_sweep_folder(cfg: DictConfig) -> None:
+    """Settle `hydra.sweep.dir` in the same way; a given one may be one of before."""
+    if _is_given("hydra.sweep.dir", cfg):
+        _make(Path(str(cfg.hydra.sweep.dir)), "hydra.sweep.dir")
+        return
+    folder = _claim(Path(str(cfg.hydra.sweep.dir)), "hydra.sweep.dir")
+    cfg.hydra.sweep.dir = str(folder)
+    with open_dict(cfg.hydra.overrides):
+        # Jobs are composed anew, each from these overrides.
+        quoted = str(folder).replace("\\", "\\\\").replace("'", "\\'")
+        cfg.hydra.overrides.hydra.append(f"hydra.sweep.dir='{quoted}'")
+
+
+def refuse_used(folder: Path, cfg: DictConfig) -> None:
+    """Refuse to train anew in a folder that holds a run.
+
+    Raises:
+        FolderInUse: says which file is there and how to go on.
+    """
+    if cfg.mode != "train" or cfg.resume is not None:
+        return
+    for name in _TRACES:
+        if (folder / name).exists():
+            raise FolderInUse(
+                f"hydra.run.dir={folder}: holds a run already ({name}); continue it with "
+                "resume=auto, or choose another folder"
+            )
+
+
+def is_other_rank() -> bool:
+    """Whether torchrun started this process beside the one that owns the folder."""
+    return int(os.environ.get("RANK", "0")) > 0
+
+
+def _is_given(key: str, cfg: DictConfig) -> bool:
+    return any(
+        str(override).lstrip("+").startswith(f"{key}=") for override in cfg.hydra.overrides.hydra
+    )
+
+
+def _make(folder: Path, key: str) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _unwritable(key, folder, error) from error
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise _unwritable(key, folder, PermissionError("permission denied"))
+
+
+def _claim(wanted: Path, key: str) -> Path:
+    """Make a folder that did not exist: the wanted name, or with _1, _2, ... after it."""
+    folder = wanted
+    number = 0
+    try:
+        wanted.parent.mkdir(parents=True, exist_ok=True)
+        while True:
+            try:
+                folder.mkdir()
+            except FileExistsError:
+                number += 1
+                folder = wanted.with_name(f"{wanted.name}_{number}")
+            else:
+                return folder
+    except OSError as error:
+        raise _unwritable(key, wanted, error) from error
+
+
+def _unwritable(key: str, folder: Path, error: OSError) -> ConfigError:
+    reason = (error.strerror or str(error)).lower()
+    return ConfigError(
+        f"{key}={folder}: cannot be written ({reason}); choose another folder with {key}=FOLDER"
+    )

@@ -1,0 +1,62 @@
+"""One process to a folder: a lock that dies with its owner, however that one dies."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from hookexp.errors import ConfigError
+
+try:
+    import fcntl
+except ImportError:  # Windows has no such locks; there the folder is merely claimed.
+    fcntl = None  # type: ignore[assignment]
+
+_LOCK_FILE = ".lock"
+_held: dict[Path, int] = {}
+
+
+def lock(folder: Path) -> None:
+    """Keep other processes out of a folder until this one ends or `unlock`s it.
+
+    `lockf`, not `flock`: a forked loader's worker must not inherit the lock and outlive its owner
+    with it.
+
+    Raises:
+        ConfigError: if another process has the folder; it says which.
+    """
+    path = folder.resolve()
+    if fcntl is None or path in _held:
+        return
+    descriptor = os.open(path / _LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        owner = os.pread(descriptor, 32, 0).decode(errors="replace").strip() or "unknown"
+        os.close(descriptor)
+        raise ConfigError(
+            f"{folder}: is in use by another run (process {owner}); wait for its end, or choose "
+            "another folder with hydra.run.dir=FOLDER"
+        ) from None
+    os.ftruncate(descriptor, 0)
+    os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+    _held[path] = descriptor
+
+
+def unlock(folder: Path) -> None:
+    """Let other processes in again."""
+    descriptor = _held.pop(folder.resolve(), None)
+    if descriptor is not None:
+        os.close(descriptor)
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold a folder for as long as a run lasts."""
+    lock(folder)
+    try:
+        yield
+    finally:
+        unlock(folder)

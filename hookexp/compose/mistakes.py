@@ -1,0 +1,219 @@
+"""One rule per kind of mistake: what to say in place of Hydra's message about it.
+
+Rules run while a Hydra is initialized, so they can look up what there is.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.object_type import ObjectType
+from omegaconf import DictConfig
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
+
+from hookexp.compose.named_sets import members
+from hookexp.compose.origins import who_has_on
+from hookexp.compose.set_edits import SETS
+from hookexp.compose.wording import listed, nearest, on_one_line, said
+
+
+@dataclass(frozen=True)
+class Case:
+    """A mistake as Hydra reported it."""
+
+    key: str
+    """What the rule's pattern found in Hydra's message."""
+    text: str
+    chain: Sequence[BaseException]
+    overrides: Sequence[str]
+    """The `key=value` words of the command line."""
+
+
+Rule = Callable[[Case], str]
+
+
+def no_such_option(group: str, option: str) -> str:
+    top, _, member = group.partition("/")
+    there_are = _options(group)
+    if top in SETS and member:
+        names = members(top)
+        if member not in names:
+            return _no_such_member(top, member)
+        if not there_are:
+            return f"{group}={option}: {member} is a single file without options: {top}=+{member}"
+    elif group in SETS:
+        if option in members(group):
+            return (
+                f"{group}={option}: to add {option} to the default {group} write {group}=+{option}"
+            )
+        return (
+            f"{group}={option}: there is no such set and no {_one(group)} of that name; sets are: "
+            f"{listed(there_are)}; {group} to add with {group}=+NAME: {listed(members(group))}"
+            f"{nearest(option, [*there_are, *members(group)])}"
+        )
+    if not there_are:
+        groups = _options("", ObjectType.GROUP)
+        return f"{group}={option}: there is no group {group}; groups are: {listed(groups)}"
+    return (
+        f"{group}={option}: there is no such option; {group} has: {listed(there_are)}"
+        f"{nearest(option, there_are)}"
+    )
+
+
+def _no_such_member(group: str, name: str) -> str:
+    names = members(group)
+    return (
+        f"{group}=+{name}: there is no {_one(group)} {name!r}; there are: {listed(names)}"
+        f"{nearest(name, names)}"
+    )
+
+
+def _one(group: str) -> str:
+    return group.removesuffix("s")
+
+
+def _added_twice(case: Case) -> str:
+    key = case.key
+    top, _, name = key.partition("/")
+    if top not in SETS:
+        if f"+{key}" in (word.partition("=")[0] for word in case.overrides):
+            return f"+{key}: the group has an option already; write {key}=OPTION without +"
+        return f"{key}: has two options at once; choose one of: {listed(_options(key))}"
+    listed_edits = value_given(top, case.overrides)
+    if listed_edits.startswith("["):
+        together = re.sub(r"[\[\], ]", "", listed_edits)
+        return f"{top}={listed_edits}: all edits of a set are one word: {top}={together}"
+    who = who_has_on(top, name, case.overrides)
+    return (
+        f"{top}=+{name}: {name} is on already{who}; to choose its option write "
+        f"{key}=OPTION ({listed(_options(key))})"
+    )
+
+
+def _override_not_on(case: Case) -> str:
+    key = case.key
+    top, _, name = key.partition("/")
+    given = value_given(key, case.overrides)
+    if top in SETS and name:
+        if name not in members(top):
+            return _no_such_member(top, name)
+        plus = f"{top}=+{name}" + ("" if given in ("", "default") else f"/{given}")
+        return f"{key}={given or 'OPTION'}: {name} is not on; to add it write {plus}"
+    groups = _options("", ObjectType.GROUP)
+    return f"{key}: there is no group of this name to override; groups are: {listed(groups)}"
+
+
+def _deletion_not_on(case: Case) -> str:
+    top, _, name = case.key.partition("=")[0].partition("/")
+    if top in SETS and name:
+        return f"~{case.key}: {name} is not on, so it cannot be taken away"
+    return f"~{case.key}: there is nothing of this name to take away"
+
+
+def _no_option_given(case: Case) -> str:
+    groups = _options("", ObjectType.GROUP)
+    for override in case.overrides:
+        key, _, value = override.partition("=")
+        top, _, name = key.lstrip("+").partition("/")
+        if top not in groups or not re.fullmatch(r"null|true|false|[-\d.]+", value.lower()):
+            continue
+        if top in SETS and name:
+            return f"{override}: to take {name} away write {top}=-{name}"
+        hint = f"{key}=none" if "none" in _options(key) else f"one of: {listed(_options(key))}"
+        return f"{override}: {key} needs the name of an option; write {hint}"
+    return on_one_line(case.text)
+
+
+# -- keys and values -----------------------------------------------------------------------------
+
+
+def _no_such_key(case: Case) -> str:
+    key = case.key
+    _, _, rest = key.partition("/")
+    if rest:
+        return no_such_option(key, value_given(key, case.overrides))
+    cause = next(
+        (c for c in case.chain if isinstance(c, (ConfigAttributeError, ConfigKeyError))), None
+    )
+    parent = None if cause is None else cause.parent_node
+    if cause is None or not isinstance(parent, DictConfig):
+        return f"{key}: there is no such key in the config"
+    path = str(parent._get_full_key(None) or "")
+    wrong = str(cause.key)
+    if path in SETS:
+        return _no_such_member_key(path, wrong, key)
+    there_are = [str(k) for k in parent if k != "hydra" and str(k)[0] != "_"]
+    label = f"{path}.{wrong}" if path else wrong
+    owner = path or "the config"
+    hint = f"; to hand a new one to the target write +{label}=" if "_target_" in parent else ""
+    near = nearest(wrong, there_are)
+    return f"{label}: {owner} has no {wrong!r}; it has: {listed(there_are)}{near}{hint}"
+
+
+def _no_such_member_key(group: str, name: str, key: str) -> str:
+    if name in members(group):
+        return f"{key}: {name} is not on; to add it write {group}=+{name} before it"
+    names = members(group)
+    return (
+        f"{key}: there is no {_one(group)} {name!r}; there are: {listed(names)}"
+        f"{nearest(name, names)} (one of your own: +{group}.{name}._target_=MODULE.CLASS)"
+    )
+
+
+def _already_there(case: Case) -> str:
+    given = value_given(case.key, case.overrides)
+    return f"+{case.key}: the config has this key already; write {case.key}={given} without +"
+
+
+def _bad_value(case: Case) -> str:
+    causes = [said(link) for link in case.chain if isinstance(link, OmegaConfBaseException)]
+    return f"{case.key}: {listed(causes[:1])}"
+
+
+def _sweep_without_m(case: Case) -> str:
+    key, _, value = case.key.partition("=")
+    if key in SETS and re.fullmatch(r"[-+\w/,]+", value):
+        together = "".join(v if v[:1] in "+-" else f"+{v}" for v in value.split(",") if v)
+        apart = ",".join(v if v[:1] in "+-" else f"+{v}" for v in value.split(",") if v)
+        return (
+            f"{case.key}: for both at once write {key}={together}; "
+            f"for a run with each: -m {key}={apart}"
+        )
+    return f"{case.key}: for a run with each value add -m; for one list write '{key}=[{value}]'"
+
+
+# -- looking up ----------------------------------------------------------------------------------
+
+
+def _options(group: str, kind: ObjectType = ObjectType.CONFIG) -> list[str]:
+    names = GlobalHydra.instance().config_loader().get_group_options(group, kind)
+    return [n for n in names if n[:1] not in ("+", "-") and (group or n not in ("hydra", *_HIDDEN))]
+
+
+_HIDDEN = ("config",)
+
+
+def value_given(key: str, overrides: Sequence[str]) -> str:
+    for override in overrides:
+        given, _, value = override.partition("=")
+        if given.lstrip("+~") == key:
+            return value
+    return ""
+
+
+RULES: tuple[tuple[str, Rule], ...] = (
+    (r"(\S+) appears more than once in the final defaults list", _added_twice),
+    (r"Multiple values for (\S+)\. ", _added_twice),
+    (r"Could not override '([^']+)'\. ?\n?(?:No match|Did you mean)", _override_not_on),
+    (r"Could not override '([^']+)'", _no_such_key),
+    (r"Could not delete '([^']+)'", _deletion_not_on),
+    (r"Could not delete from config\. '([^']+)'", _deletion_not_on),
+    (r"(Config group override must be a string)", _no_option_given),
+    (r"An item is already at '([^']+)'", _already_there),
+    (r"Error merging override (.+)", _bad_value),
+    (r"Ambiguous value for argument '(.+)'", _sweep_without_m),
+    (r"Sweep parameters '(.+)' requires", _sweep_without_m),
+)

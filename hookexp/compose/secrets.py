@@ -1,0 +1,61 @@
+"""What is secret stays out of what is saved: passwords and keys are masked in every config.
+
+A value that comes from the environment (`${oc.env:WANDB_API_KEY}`) is saved as it was written, not
+as what it stands for: a resolved config is never written anywhere.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf
+
+MASK = "***"
+_NAMES = r"(?:password|passwd|token|secret|api_?key)"
+_SECRET_KEY = re.compile(rf"(^|[_.\-]){_NAMES}$", re.IGNORECASE)
+_SECRET_WORD = re.compile(
+    rf"(?P<key>(?:^|[_.+\-\s,]){_NAMES})=(?!\$\{{|{re.escape(MASK)})[^,\s]+", re.IGNORECASE
+)
+
+
+def masked(value: Any, key: str = "") -> Any:
+    """A plain config with the values of secret keys replaced; interpolations are left to read."""
+    if isinstance(value, dict):
+        return {k: masked(v, str(k)) for k, v in value.items()}
+    if isinstance(value, list):
+        return [masked(item, key) for item in value]
+    if not isinstance(value, (str, int, float)) or isinstance(value, bool):
+        return value
+    if isinstance(value, str) and "=" in value:
+        value = masked_words(value)
+    is_secret = _SECRET_KEY.search(key) and not str(value).startswith("${")
+    return MASK if is_secret else value
+
+
+def masked_words(text: str) -> str:
+    """Words of the command line, with the values of secret keys replaced."""
+    return _SECRET_WORD.sub(rf"\g<key>={MASK}", text)
+
+
+def save_config(cfg: DictConfig, work_dir: Path) -> None:
+    """Write `.hydra/{config,hydra,overrides}.yaml`, as Hydra does, without the secrets."""
+    folder = work_dir / ".hydra"
+    folder.mkdir(exist_ok=True)
+    _write(OmegaConf.to_container(cfg, resolve=False), folder / "config.yaml")
+    hydra = OmegaConf.to_container(HydraConfig.instance().cfg or {}, resolve=False)
+    _write(hydra, folder / "hydra.yaml")
+    overrides = [str(word) for word in HydraConfig.get().overrides.task]
+    _write(overrides, folder / "overrides.yaml")
+
+
+def mask_file(path: Path) -> None:
+    """Mask a yaml file in place that Hydra has written by itself."""
+    if path.is_file():
+        _write(OmegaConf.to_container(OmegaConf.load(path), resolve=False), path)
+
+
+def _write(content: Any, path: Path) -> None:
+    path.write_text(OmegaConf.to_yaml(OmegaConf.create(masked(content))), encoding="utf-8")

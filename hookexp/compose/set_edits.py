@@ -1,0 +1,72 @@
+"""The grammar of `+ema/swa-iter_timer`, and where such an option stands among Hydra's choices."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from omegaconf import DictConfig
+
+from hookexp.errors import ConfigError
+
+SETS = ("hooks", "sinks")
+"""The groups whose members have names and are groups of their own."""
+_EDIT = re.compile(r"([+-])([^+-]*)")
+
+
+@dataclass(frozen=True)
+class SetEdits:
+    """What an option such as `+ema/swa-iter_timer` asks for."""
+
+    added: dict[str, str | None]
+    """Member name to the option of its group, None where none was written."""
+    removed: tuple[str, ...]
+
+    @staticmethod
+    def matches(option: str) -> bool:
+        return option[:1] in ("+", "-")
+
+    @staticmethod
+    def parse(group: str, option: str) -> SetEdits:
+        """Read an option of `group`.
+
+        Raises:
+            ConfigError: for a sign without a name, or a name that comes twice.
+        """
+        added: dict[str, str | None] = {}
+        removed: list[str] = []
+        for sign, member in _EDIT.findall(option):
+            name, _, choice = member.partition("/")
+            if not name or ("/" in member and not choice):
+                raise ConfigError(
+                    f"{group}={option}: {sign}{member} is not a name; write {group}=+NAME, "
+                    f"{group}=+NAME/OPTION, {group}=-NAME, or several: {group}=+ONE+TWO-THREE"
+                )
+            if name in added or name in removed:
+                raise ConfigError(
+                    f"{group}={option}: {name} comes twice; another option of one member is "
+                    f"{group}=+{name}/OPTION"
+                )
+            if sign == "+":
+                added[name] = choice or None
+            elif choice:
+                raise ConfigError(f"{group}={option}: to take {name} away write {group}=-{name}")
+            else:
+                removed.append(name)
+        return SetEdits(added, tuple(removed))
+
+
+def choice_of(choices: Any, group: str) -> Any:
+    """A group's choice; one that is a list stands in Hydra's list of defaults alone."""
+    if group in choices:
+        return choices[group]
+    items = (item for item in choices.get("defaults", ()) if isinstance(item, DictConfig))
+    return next((item[group] for item in items if group in item), None)
+
+
+def options_in(choice: Any) -> list[str]:
+    """A group's choice as a list: it is one option, several (`hooks=[+ema]`), or none."""
+    if choice is None:
+        return []
+    return [choice] if isinstance(choice, str) else [str(option) for option in choice]

@@ -1,0 +1,184 @@
+"""The table at the end of a sweep, read from what its jobs left in their folders.
+
+Hydra drops what jobs return, and calls nobody when one has failed; the files are there in any
+case, also where jobs ran in other processes.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from hookexp.compose.secrets import mask_file
+
+SUMMARY_FILE = "summary.json"
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run of a sweep, as its files tell it."""
+
+    number: int
+    folder: Path
+    overrides: dict[str, str]
+    summary: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def status(self) -> str:
+        return str(self.summary.get("status", "no result"))
+
+    @property
+    def objective(self) -> dict[str, Any]:
+        return self.summary.get("objective") or {}
+
+    @property
+    def value(self) -> float | None:
+        value = self.objective.get("value")
+        return None if value is None or math.isnan(value) else float(value)
+
+
+@dataclass(frozen=True)
+class _Sweep:
+    folder: Path
+    began: float
+
+
+_running: list[_Sweep] = []
+
+
+def begin(cfg: DictConfig) -> None:
+    """Remember a sweep's folder; `end` shows its table."""
+    _running[:] = [_Sweep(Path(str(cfg.hydra.sweep.dir)).absolute(), time.time())]
+
+
+def end() -> None:
+    """Print the table of the sweep that `begin` announced, if there was one."""
+    if not _running:
+        return
+    sweep = _running.pop()
+    mask_file(sweep.folder / "multirun.yaml")
+    jobs = read_jobs(sweep.folder, since=sweep.began - 2.0)
+    if jobs:
+        _show(jobs, sweep.folder)
+
+
+def read_jobs(folder: Path, since: float = 0.0) -> list[Job]:
+    """The jobs in a sweep's folder that began after `since` (seconds of the epoch)."""
+    jobs: list[Job] = []
+    for file in folder.glob("*/.hydra/overrides.yaml"):
+        if file.stat().st_mtime < since:
+            continue
+        words = [str(word).partition("=") for word in OmegaConf.load(file)]
+        number = re.match(r"\d+", file.parent.parent.name)
+        jobs.append(
+            Job(
+                number=int(number.group()) if number else len(jobs),
+                folder=file.parent.parent,
+                overrides={key: value for key, _, value in words},
+                summary=_read_summary(file.parent.parent / SUMMARY_FILE, since),
+            )
+        )
+    return sorted(jobs, key=lambda job: job.number)
+
+
+def best_of(jobs: Sequence[Job]) -> Job | None:
+    """The job with the best objective, among those with the same one as the first."""
+    names = [job.objective.get("name") for job in jobs if job.value is not None]
+    rivals = [j for j in jobs if j.value is not None and j.objective.get("name") == names[0]]
+    if not rivals:
+        return None
+    sign = -1.0 if rivals[0].objective.get("rule") == "less" else 1.0
+    return max(rivals, key=lambda job: sign * (job.value or 0.0))
+
+
+def write_failure(folder: Path, error: str, seconds: float) -> None:
+    """Leave a summary for a job that has none of its own making."""
+    summary: dict[str, Any] = {"status": "failed", "error": error, "objective": None, "metrics": {}}
+    folder.mkdir(parents=True, exist_ok=True)
+    text = json.dumps({**summary, "seconds": seconds}, indent=2)
+    (folder / SUMMARY_FILE).write_text(text + "\n", encoding="utf-8")
+
+
+def _read_summary(file: Path, since: float) -> dict[str, Any]:
+    if not file.is_file() or file.stat().st_mtime < since:
+        return {}
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError:
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def table_of(jobs: Sequence[Job]) -> tuple[list[str], list[list[str]]]:
+    """Head and rows: number, the overrides that differ, status, objective, time, folder."""
+    keys = list(dict.fromkeys(key for job in jobs for key in job.overrides))
+    varying = [k for k in keys if len({job.overrides.get(k) for job in jobs}) > 1]
+    names = {job.objective["name"] for job in jobs if job.objective}
+    metric = names.pop() if len(names) == 1 else "objective"
+    best = best_of(jobs)
+    rows = [
+        [
+            f"{job.number}{'*' if job is best else ''}",
+            *(job.overrides.get(key, "") for key in varying),
+            job.status,
+            _value_cell(job, metric),
+            _reached(job),
+            _duration(job.summary.get("seconds")),
+            job.folder.name,
+        ]
+        for job in jobs
+    ]
+    return ["run", *varying, "status", metric, "reached", "time", "folder"], rows
+
+
+def _value_cell(job: Job, metric: str) -> str:
+    if job.value is None:
+        return "-"
+    name = "" if metric != "objective" else f"{job.objective['name']} "
+    return f"{name}{job.value:.4g}"
+
+
+def _reached(job: Job) -> str:
+    if job.value is None:
+        return "-"
+    epoch, iteration = job.objective.get("epoch"), job.objective.get("iter")
+    return f"epoch {epoch}, iter {iteration}" if epoch else f"iter {iteration}"
+
+
+def _duration(seconds: Any) -> str:
+    if not isinstance(seconds, (int, float)):
+        return "-"
+    minutes, rest = divmod(float(seconds), 60.0)
+    return f"{minutes:.0f}m {rest:02.0f}s" if minutes else f"{rest:.1f}s"
+
+
+def _show(jobs: Sequence[Job], folder: Path) -> None:
+    head, rows = table_of(jobs)
+    print(f"\nRuns in {folder}" + (" (* the best)" if best_of(jobs) else ""))
+    if sys.stdout.isatty():
+        from rich.console import Console
+        from rich.table import Table
+
+        table = Table(header_style="bold")
+        for title in head:
+            table.add_column(title, overflow="fold")
+        for row in rows:
+            table.add_row(*row, style="bold" if row[0].endswith("*") else None)
+        Console().print(table)
+    else:
+        widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
+        for row in (head, *rows):
+            print("  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip())
+    for job in jobs:
+        if job.summary.get("error"):
+            print(f"run {job.number} failed: {job.summary['error']}")
+    sys.stdout.flush()

@@ -1,0 +1,32 @@
+"""Parts of error messages: what is allowed, what was probably meant, what a library said."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable
+
+from omegaconf.errors import OmegaConfBaseException
+
+_INTERPOLATION_PREFIX = re.compile(r"^\w+ raised while resolving interpolation: ")
+
+
+def nearest(given: str, allowed: Iterable[str]) -> str:
+    """`; did you mean X?`, or nothing where no allowed name is near."""
+    close = difflib.get_close_matches(given, list(allowed), n=1, cutoff=0.6)
+    return f"; did you mean {close[0]}?" if close else ""
+
+
+def listed(names: Iterable[str]) -> str:
+    """Names on one line, or `none`."""
+    return ", ".join(names) or "none"
+
+
+def on_one_line(text: object) -> str:
+    return " ".join(str(text).split())
+
+
+def said(error: OmegaConfBaseException) -> str:
+    """What is wrong in the words of OmegaConf, without the lines about its types."""
+    line = str(error).split("\n    full_key:")[0].split("\n")[0]
+    return on_one_line(_INTERPOLATION_PREFIX.sub("", line).strip('"'))

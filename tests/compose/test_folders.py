@@ -1,0 +1,115 @@
+"""Each run gets a folder of its own, and none writes into another's."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+from omegaconf import DictConfig, OmegaConf
+
+from hookexp.compose.folders import claim_run_folder, job_folder
+from hookexp.errors import ConfigError
+
+Runs = list[tuple[DictConfig, Path]]
+
+
+def config(folder: Path, given: bool = False, **top: Any) -> DictConfig:
+    overrides = [f"hydra.run.dir={folder}"] if given else []
+    hydra = {"run": {"dir": str(folder)}, "overrides": {"hydra": overrides}}
+    return OmegaConf.create({"name": "n", "mode": "train", "resume": None, "hydra": hydra, **top})
+
+
+def claimed(folder: Path, given: bool = False, **top: Any) -> Path:
+    cfg = config(folder, given, **top)
+    claim_run_folder(cfg)
+    return Path(cfg.hydra.run.dir)
+
+
+def test_claims_in_the_same_second_get_different_folders(tmp_path: Path) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        folders = list(pool.map(lambda _: claimed(tmp_path / "day" / "time"), range(16)))
+    names = {folder.name for folder in folders}
+    assert names == {"time", *(f"time_{n}" for n in range(1, 16))}
+    assert all(folder.is_dir() for folder in folders)
+
+
+def test_a_given_folder_is_used_as_it_is(tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    assert claimed(tmp_path / "mine", given=True) == tmp_path / "mine"
+
+
+@pytest.mark.parametrize("trace", ["scalars.jsonl", "last_checkpoint"])
+def test_a_folder_with_a_run_is_refused_but_to_go_on_with_it(tmp_path: Path, trace: str) -> None:
+    (tmp_path / trace).touch()
+    with pytest.raises(ConfigError, match=f"holds a run already \\({trace}\\); .*resume=auto"):
+        claimed(tmp_path, given=True)
+    assert claimed(tmp_path, given=True, resume="auto") == tmp_path
+    assert claimed(tmp_path, given=True, mode="test") == tmp_path
+
+
+@pytest.mark.parametrize("given", [True, False])
+def test_a_folder_that_cannot_be_made(tmp_path: Path, given: bool) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigError, match=r"^hydra.run.dir=.*: cannot be written \(.*\); choose"):
+        claimed(tmp_path / "file" / "run", given)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_folder_without_permission(tmp_path: Path) -> None:
+    tmp_path.chmod(0o500)
+    with pytest.raises(ConfigError, match=r"cannot be written \(permission denied\)"):
+        claimed(tmp_path / "run")
+
+
+def test_a_jobs_folder_can_be_typed_and_is_not_too_long() -> None:
+    assert job_folder(3, "hooks=+ema/swa_optimizer.lr=0.1") == "3_hooks-+ema-swa_optimizer.lr-0.1"
+    assert job_folder(0, "") == "0"
+    long = "_".join(f"hooks.checkpoint.key{n}=[1,2,{{a:'x y'}}]" for n in range(20))
+    name = job_folder(1, long)
+    assert len(name) <= 96
+    assert name == job_folder(1, long) != job_folder(1, f"{long}x")
+    assert not set(name) & set("/=,[]{}' :")
+
+
+def test_a_run_gets_hydras_folder_and_keeps_the_current_one(
+    cli: Callable[..., Any], stub_runs: Runs
+) -> None:
+    first, second = (cli("name=mine") for _ in range(2))
+    assert (first.code, second.code) == (0, 0)
+    folders = [work_dir for _, work_dir in stub_runs]
+    assert folders[0] != folders[1]
+    for folder in folders:
+        assert folder.parent.parent == first.folder / "outputs" / "mine"
+        assert (folder / ".hydra" / "config.yaml").is_file()
+    assert Path.cwd() == first.folder
+
+
+def test_explain_makes_no_folder(cli: Callable[..., Any]) -> None:
+    assert cli("mode=explain").code == 0
+    assert list(Path.cwd().iterdir()) == []
+
+
+def test_an_unwritable_folder_ends_in_one_line(cli: Callable[..., Any], stub_runs: Runs) -> None:
+    Path("file").touch()
+    answer = cli("hydra.run.dir=file/run")
+    assert answer.code == 1
+    assert answer.message.startswith("hookexp: hydra.run.dir=file/run: cannot be written")
+    assert stub_runs == []
+
+
+def test_a_sweep_over_finished_runs_leaves_them_alone(
+    cli: Callable[..., Any], stub_runs: Runs
+) -> None:
+    job = Path("sweep/0_optimizer.lr-0.1")
+    job.mkdir(parents=True)
+    (job / "last_checkpoint").touch()
+    (job / "summary.json").write_text("{}")
+    answer = cli("-m", "hydra.sweep.dir=sweep", "optimizer.lr=0.1,0.2")
+    assert answer.code == 1
+    assert "0_optimizer.lr-0.1: holds a run already (last_checkpoint)" in answer.err
+    assert (job / "summary.json").read_text() == "{}"
+    assert [work_dir.name for _, work_dir in stub_runs] == ["1_optimizer.lr-0.2"]

@@ -1,0 +1,27 @@
+"""`mode=lr_find` makes a curve and trains nothing."""
+
+from __future__ import annotations
+
+import csv
+
+import pytest
+
+
+def test_a_curve_and_a_suggestion(cli):
+    answer = cli("mode=lr_find", "trainer.device=cpu", "hooks=+early_stopping")
+    assert answer.code == 0, answer.err
+    (folder,) = [p.parent for p in answer.folder.rglob("lr_finder.csv")]
+    with (folder / "lr_finder.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    lrs = [float(row["lr"]) for row in rows]
+    assert lrs[0] == pytest.approx(1e-6) and lrs == sorted(lrs) and len(lrs) > 50
+    assert (folder / "lr_finder.png").read_bytes().startswith(b"\x89PNG")
+    assert not list(folder.glob("*.pth"))
+
+
+def test_parameters_of_ones_own_are_kept(cli):
+    words = ["hooks=+lr_finder", "hooks.lr_finder.num_iters=12", "trainer.device=cpu"]
+    answer = cli("mode=lr_find", *words)
+    assert answer.code == 0, answer.err
+    (curve,) = answer.folder.rglob("lr_finder.csv")
+    assert len(curve.read_text().splitlines()) <= 13

@@ -1,0 +1,143 @@
+"""Mistakes of a newcomer: each gets one line that says what to write instead."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hookexp.compose.conf_dir import conf_dir
+
+HOOKS = ", ".join(sorted(p.name for p in (conf_dir() / "hooks").iterdir() if p.is_dir()))
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        # names of hooks
+        ("hooks=+emma", f"hooks=+emma: there is no hook 'emma'; there are: {HOOKS}; "
+                        "did you mean ema?"),
+        ("hooks=-ema", "hooks=-ema: ema is not on, so it cannot be taken away; on are: "
+                       "checkpoint, iter_timer, logger, optimizer, param_scheduler, "
+                       "runtime_info, sampler_seed"),
+        ("hooks=ema", "hooks=ema: to add ema to the default hooks write hooks=+ema"),
+        ("hooks=+ema/sw", "hooks/ema=sw: there is no such option; hooks/ema has: annealing, "
+                          "default, swa; did you mean swa?"),
+        ("hooks=+logger", "hooks=+logger: logger is on already (hooks=default); to choose its "
+                          "option write hooks/logger=OPTION (default)"),
+        ("hooks=+ema +hooks/ema=swa", "hooks=+ema: ema is on already (+hooks/ema=swa); "),
+        ("hooks=+ema+ema", "hooks=+ema+ema: ema comes twice; "),
+        ("hooks=+", "hooks=+: + is not a name; write hooks=+NAME"),
+        ("hooks=[+ema,-logger]", "hooks=[+ema,-logger]: all edits of a set are one word: "
+                                 "hooks=+ema-logger"),
+        ("hooks/ema=swa", "hooks/ema=swa: ema is not on; to add it write hooks=+ema/swa"),
+        ("hooks/emma=swa", "hooks=+emma: there is no hook 'emma'"),
+        ("hooks/ema=null", "hooks/ema=null: to take ema away write hooks=-ema"),
+        ("hooks/nosuch=null", "hooks=+nosuch: there is no hook 'nosuch'"),
+        ("~hooks/ema", "~hooks/ema: ema is not on, so it cannot be taken away"),
+        ("hooks=ema,early_stopping", "hooks=ema,early_stopping: for both at once write "
+         "hooks=+ema+early_stopping; for a run with each: -m hooks=+ema,+early_stopping"),
+        ("sinks=+wandbb", "sinks=+wandbb: there is no sink 'wandbb'; there are: console, jsonl, "
+                          "tensorboard, wandb; did you mean wandb?"),
+        # options of other groups
+        ("optimizer=sdg", "optimizer=sdg: there is no such option; optimizer has: adam, adamw, "
+                          "sgd; did you mean sgd?"),
+        ("optimizer=null", "optimizer=null: optimizer needs the name of an option; write one of: "
+                           "adam, adamw, sgd"),
+        ("experiment=nosuch", "experiment=nosuch: there is no such option; experiment has: charlm"),
+        ("+optimizer=adam", "+optimizer: the group has an option already; write optimizer=OPTION"),
+        # keys and values
+        ("trainer.max_epoch=3", "trainer.max_epoch: trainer has no 'max_epoch'; it has: "
+                                "max_epochs, max_iters, "),
+        ("optimzer=sgd", "optimzer: the config has no 'optimzer'; it has: data, model, "),
+        ("hooks.ema.momentum=1", "hooks.ema.momentum: ema is not on; to add it write hooks=+ema"),
+        ("hooks.emma.momentum=1", "hooks.emma.momentum: there is no hook 'emma'; there are: "),
+        ("hooks=+ema hooks.ema.momentumm=1", "hooks.ema.momentumm: hooks.ema has no 'momentumm'; "
+         "it has: priority, ema_type, momentum, "),
+        ("+trainer.device=cpu", "+trainer.device: the config has this key already; write "
+                                "trainer.device=cpu without +"),
+        ("~hooks.nosuch", "~hooks.nosuch: there is nothing of this name to take away"),
+        ("optimizer.lr=0.1,0.2", "optimizer.lr=0.1,0.2: for a run with each value add -m"),
+        ("mode=trian", "mode=trian: there is no such mode; modes are: train, val, test, explain, "
+                       "verify_resume, lr_find; did you mean train?"),
+        # how it is written
+        ("trainer.max_epochs = 20", "'trainer.max_epochs': not of the form KEY=VALUE; write it as "
+                                    "one word, without spaces: trainer.max_epochs=20"),
+        ("trainer.max_epochs= 20", "'20': not of the form KEY=VALUE; write it as one word, without "
+                                   "spaces: trainer.max_epochs=20"),
+        ("load_from=a=b", "'load_from=a=b': the value cannot be read; put quotes inside quotes"),
+        ("--hooks=+ema", "--hooks: there is no such flag; what belongs to the config is written "
+                         "without dashes: hooks=+ema"),
+        ("--multirum", "--multirum: there is no such flag; did you mean --multirun?"),
+        ("-hooks=+ema", "-hooks: there is no such flag"),
+        ("-cd", "-cd: needs a value after it"),
+        ("--config-dir nosuch", "--config-dir nosuch: there is no such folder"),
+        ("name=a -m name=b", "flags go before or after the other words, not between: -m name=a"),
+        # hooks that cannot be made, told without building anything else
+        ("mode=explain hooks=+ema hooks.ema.momentum=3", "hooks.ema.momentum=3: use a number"),
+        ("mode=explain hooks=+ema hooks.ema.priority=HIHG", "hooks.ema: priority 'HIHG': use"),
+        ("mode=explain +hooks.mine._target_=no_such.Hook", "hooks.mine._target_=no_such.Hook: "
+                                                           "cannot be imported"),
+        ("mode=explain +hooks.mine.a=1", "hooks.mine: has no _target_"),
+        ("-m mode=explain name=a,b", "mode=explain explains one run; leave -m out"),
+    ],
+)  # fmt: skip
+def test_mistake(cli: Callable[..., Any], words: str, message: str) -> None:
+    answer = cli(*words.split(" "))
+    assert answer.code == 1
+    assert answer.message.startswith(f"hookexp: {message}")
+    assert not (answer.folder / "outputs").exists()
+
+
+@pytest.fixture
+def my_conf(tmp_path: Path) -> Path:
+    folder = tmp_path / "my_conf"
+    files = {
+        "experiment/mine.yaml": "# @package _global_\ndefaults:\n  - /hooks/ema: swa\n"
+        "  - override /hooks/checkpoint: best\n",
+        "experiment/wrong.yaml": "# @package _global_\ndefaults:\n  - override /hooks/ema: swa\n",
+        "model/broken.yaml": "width: [1\nheight: 2\n",
+        "model/variable.yaml": "_target_: a.B\nroot: ${oc.env:NO_SUCH_VARIABLE}\n",
+    }
+    for name, content in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(content)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("experiment=mine hooks=+ema", "hooks=+ema: ema is on already (experiment=mine); "),
+        ("experiment=wrong", "in experiment/wrong.yaml: hooks/ema=OPTION: ema is not on; "),
+        ("model=broken", "{conf}/model/broken.yaml, line 2, column 7: not valid yaml: "),
+    ],
+)
+def test_mistake_in_a_folder_of_ones_own(
+    cli: Callable[..., Any], my_conf: Path, words: str, message: str
+) -> None:
+    answer = cli("--config-dir", str(my_conf), *words.split(" "))
+    assert answer.code == 1
+    assert answer.message.startswith("hookexp: " + message.format(conf=my_conf))
+
+
+def test_a_variable_that_is_not_set_is_told_with_its_path(
+    cli: Callable[..., Any], my_conf: Path
+) -> None:
+    answer = cli("-cd", str(my_conf), "model=variable", "trainer.device=cpu")
+    assert answer.code == 1
+    assert (
+        answer.message == "hookexp: model.root: Environment variable 'NO_SUCH_VARIABLE' not found"
+    )
+
+
+def test_the_users_switch_shows_the_traceback_too(
+    cli: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
+    answer = cli("hooks=+emma")
+    assert answer.code == 1
+    assert "Traceback (most recent call last)" in answer.err
+    assert answer.err.splitlines()[-1].startswith("hookexp: hooks=+emma: there is no hook")

@@ -1,0 +1,53 @@
+"""Secrets are in no file of a run, and what is no secret is still there to read."""
+
+from __future__ import annotations
+
+from hookexp.compose.secrets import MASK, masked, masked_words
+
+SECRET = "hunter2"
+
+
+def test_keys_whose_last_word_is_secret_are_masked():
+    config = {
+        "api_key": SECRET,
+        "wandb": {"settings": {"auth_token": SECRET, "token": "${oc.env:TOKEN}"}},
+        "tokens": 5,
+        "secret_santa": "no secret",
+        "passwords": [SECRET],
+        "list": [{"db_password": SECRET}],
+        "overrides": [f"a.api_key={SECRET}", "lr=0.1"],
+        "secret": None,
+    }
+    assert masked(config) == {
+        "api_key": MASK,
+        "wandb": {"settings": {"auth_token": MASK, "token": "${oc.env:TOKEN}"}},
+        "tokens": 5,
+        "secret_santa": "no secret",
+        "passwords": [SECRET],
+        "list": [{"db_password": MASK}],
+        "overrides": [f"a.api_key={MASK}", "lr=0.1"],
+        "secret": None,
+    }
+
+
+def test_words_of_the_command_line():
+    assert masked_words(f"+sinks.wandb.settings.api_key={SECRET}").endswith(f"api_key={MASK}")
+    assert masked_words("x.token=${oc.env:X}") == "x.token=${oc.env:X}"
+    assert masked_words("trainer.max_epochs=3") == "trainer.max_epochs=3"
+    assert masked_words(f"a.password={SECRET},lr=0.1") == f"a.password={MASK},lr=0.1"
+    assert masked_words("data.tokens=3") == "data.tokens=3"
+
+
+def test_no_file_of_a_run_or_a_sweep_holds_one(cli, stub_runs, monkeypatch):
+    monkeypatch.setenv("MY_TOKEN", SECRET)
+    secret = [f"+data.api_key={SECRET}", "+data.token=${oc.env:MY_TOKEN}"]
+    assert cli(*secret).code == 0
+    assert cli("-m", "optimizer.lr=0.1,0.2", *secret).code == 0
+    files = [p for p in (cli("--help").folder / "outputs").rglob("*") if p.is_file()]
+    assert len(files) > 6
+    for path in files:
+        assert SECRET not in path.read_text(), path
+        assert SECRET not in str(path)
+    configs = [p for p in files if p.name == "config.yaml"]
+    assert len(configs) == 3
+    assert all(MASK in p.read_text() and "oc.env:MY_TOKEN" in p.read_text() for p in configs)

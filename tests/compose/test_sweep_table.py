@@ -1,0 +1,150 @@
+"""Sweeps: a folder per job, a table at the end, also when a job failed."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from omegaconf import DictConfig
+
+import hookexp.build
+from hookexp.compose.sweep_table import Job, best_of, read_jobs, table_of
+from hookexp.errors import ConfigError
+
+
+def job(number: int, value: float | None, rule: str = "greater", **overrides: str) -> Job:
+    objective = {"name": "m", "value": value, "rule": rule, "epoch": 2, "iter": 40}
+    summary = {"status": "finished", "objective": objective, "seconds": 75.4}
+    return Job(number, Path(f"runs/{number}"), overrides, summary)
+
+
+def test_the_best_follows_the_rule() -> None:
+    greater = [job(0, 0.1), job(1, 0.3), job(2, None), job(3, float("nan"))]
+    assert best_of(greater) is greater[1]
+    less = [job(0, 0.1, "less"), job(1, 0.3, "less")]
+    assert best_of(less) is less[0]
+    assert best_of([job(0, None)]) is None
+
+
+def test_the_table_shows_what_differs() -> None:
+    head, rows = table_of([job(0, 0.5, lr="1", same="x"), job(1, 0.7, lr="2", same="x")])
+    assert head == ["run", "lr", "status", "m", "reached", "time", "folder"]
+    assert rows[0] == ["0", "1", "finished", "0.5", "epoch 2, iter 40", "1m 15s", "0"]
+    assert rows[1][:4] == ["1*", "2", "finished", "0.7"]
+
+
+def stub(monkeypatch: pytest.MonkeyPatch, run: Callable[[DictConfig, Path], float]) -> None:
+    def build_runner(cfg: DictConfig, work_dir: Path) -> Any:
+        def run_it(mode: str) -> Any:
+            value = run(cfg, work_dir)
+            objective = {"name": "m", "value": value, "rule": "less", "epoch": 1, "iter": 9}
+            summary = {"status": "finished", "objective": objective, "seconds": 1.0}
+            (work_dir / "summary.json").write_text(json.dumps(summary))
+            return SimpleNamespace(objective_value=value, exit_code=0)
+
+        return SimpleNamespace(run=run_it)
+
+    monkeypatch.setattr(hookexp.build, "build_runner", build_runner)
+
+
+def test_four_runs_in_four_folders(
+    cli: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[bool, float]] = []
+
+    def run(cfg: DictConfig, work_dir: Path) -> float:
+        seen.append(("ema" in cfg.hooks, cfg.optimizer.lr))
+        return float(cfg.optimizer.lr)
+
+    stub(monkeypatch, run)
+    answer = cli("-m", "hooks=+ema,+early_stopping", "optimizer.lr=0.1,0.01")
+    assert answer.code == 0
+    assert seen == [(True, 0.1), (True, 0.01), (False, 0.1), (False, 0.01)]
+    (sweep,) = (answer.folder / "outputs/hookexp/multirun").glob("*/*")
+    jobs = read_jobs(sweep)
+    assert [j.folder.name for j in jobs] == [
+        "0_hooks-+ema_optimizer.lr-0.1",
+        "1_hooks-+ema_optimizer.lr-0.01",
+        "2_hooks-+early_stopping_optimizer.lr-0.1",
+        "3_hooks-+early_stopping_optimizer.lr-0.01",
+    ]
+    table = answer.out[answer.out.index("Runs in") :].splitlines()
+    assert table[1].split() == [
+        *("run", "hooks", "optimizer.lr", "status", "m", "reached", "time", "folder"),
+    ]
+    assert [line.split()[0] for line in table[2:]] == ["0", "1*", "2", "3"]
+
+
+@pytest.mark.parametrize("error", [ConfigError("data.x: is wrong"), RuntimeError("boom")])
+def test_the_table_comes_when_a_job_failed(
+    cli: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def run(cfg: DictConfig, work_dir: Path) -> float:
+        if cfg.optimizer.lr == 0.1:
+            raise error
+        return 1.0
+
+    stub(monkeypatch, run)
+    answer = cli("-m", "optimizer.lr=0.1,0.01")
+    assert answer.code == 1
+    assert f"run 0 (optimizer.lr=0.1) failed: {_line(error)}\n" in answer.err
+    assert ("Traceback" in answer.err) == isinstance(error, RuntimeError)
+    table = answer.out[answer.out.index("Runs in") :].splitlines()
+    assert table[2].split()[:3] == ["0", "0.1", "failed"]
+    assert table[3].split()[:3] == ["1*", "0.01", "finished"]
+    assert table[4] == f"run 0 failed: {_line(error)}"
+
+
+def _line(error: Exception) -> str:
+    return str(error) if isinstance(error, ConfigError) else f"{type(error).__name__}: {error}"
+
+
+def test_sweeps_that_want_the_same_folder_get_two(
+    cli: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    folders: list[Path] = []
+
+    def run(cfg: DictConfig, work_dir: Path) -> float:
+        folders.append(work_dir)
+        return 1.0
+
+    stub(monkeypatch, run)
+    (tmp_path / "conf" / "experiment").mkdir(parents=True)
+    (tmp_path / "conf" / "experiment" / "fixed.yaml").write_text(
+        "# @package _global_\nhydra: {sweep: {dir: sweeps/it's}}\n"
+    )
+    for _ in range(2):
+        assert cli("-cd", "conf", "-m", "experiment=fixed", "optimizer.lr=0.1,0.2").code == 0
+    assert [f.parent.name for f in folders] == ["it's", "it's", "it's_1", "it's_1"]
+    assert len(set(folders)) == 4
+
+
+def test_a_job_leaves_the_process_as_it_found_it(
+    cli: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found: list[Any] = []
+
+    def run(cfg: DictConfig, work_dir: Path) -> float:
+        found.append((torch.rand(1).item(), random.random(), torch.get_float32_matmul_precision()))
+        found[-1] += (torch.are_deterministic_algorithms_enabled(), torch.get_num_threads())
+        torch.use_deterministic_algorithms(True)
+        torch.set_float32_matmul_precision("high")
+        torch.set_num_threads(1)
+        monkeypatch.syspath_prepend(work_dir)
+        return 1.0
+
+    stub(monkeypatch, run)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        assert cli("-m", "optimizer.lr=0.1,0.01,0.001").code == 0
+    finally:
+        torch.set_num_threads(threads)
+    assert found[0] == found[1] == found[2]
+    assert found[0][2:] == ("highest", False, 2)
