@@ -1,0 +1,162 @@
+"""`mode=verify_resume`: shows that a run of the user's own model and hooks resumes exactly.
+
+    whole     trains 2n iterations and saves after n of them
+    resumed   continues from that checkpoint to 2n
+
+Both end with the same weights, states, generators and log rows, bit for bit; or the first thing
+that differs is named, with what is likely to be the cause.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+from torch import Tensor
+
+from hookexp.build import build_runner
+from hookexp.checkpoint.host_copy import HostCopy
+from hookexp.checkpoint.snapshot import collect
+from hookexp.errors import ConfigError
+from hookexp.hook import Batch, Hook, Priority
+from hookexp.runner import Runner
+from hookexp.state import SaveRequest
+
+_FILE = "verify.pth"
+_CLOCK = ("time", "data_time", "eta", "memory")
+_LIKELY = {
+    "state_dict": "the forward pass or the optimizer depends on something that is not saved: "
+    "randomness from a generator of its own, a cache, the clock",
+    "ema_state_dict": "the hook that averages weights does not save all of its state",
+    "optimizer": "an optimizer keeps values outside of its state_dict",
+    "param_schedulers": "a scheduler's state_dict leaves something out",
+    "loop": "a hook stops the run or changes its counters by something that is not saved",
+    "objective": "the validation depends on something that is not saved",
+    "hooks": "this hook's state_dict leaves something out, or it has none",
+    "rng": "something draws random numbers more or less often after a resume, such as a data set "
+    "that draws in its constructor, or a hook in before_train",
+    "log": "what is logged depends on something that is not saved",
+}
+
+logger = logging.getLogger("hookexp")
+
+
+def verify_resume(cfg: DictConfig, work_dir: Path) -> None:
+    """Train, save and resume as `trainer.verify_iters` says, in two folders below `work_dir`.
+
+    Raises:
+        ConfigError: if the two runs differ; it names where they do first, and why that may be.
+    """
+    iters = int(cfg.trainer.verify_iters)
+    if iters < 1:
+        raise ConfigError(f"trainer.verify_iters={iters}: use a whole number, 1 or more")
+    whole = _train(cfg, work_dir / "whole", iters, resume=None)
+    checkpoint = work_dir / "whole" / _FILE
+    resumed = _train(cfg, work_dir / "resumed", iters, resume=checkpoint)
+    difference = _first_difference(whole, resumed)
+    if difference is None:
+        logger.info(
+            "verified: a run resumed after %d of %d iterations is the run that was not stopped, "
+            "bit for bit (weights, optimizer, hooks, generators, log)",
+            iters,
+            2 * iters,
+        )
+        return
+    again = _train(cfg, work_dir / "again", iters, resume=None)
+    if _first_difference(whole, again) is not None:
+        raise ConfigError(
+            f"not verified: two runs from the same start differ already ({difference}); "
+            "try trainer.deterministic=true"
+        )
+    part = difference.split(".")[0].split(":")[0]
+    raise ConfigError(
+        f"not verified: after a resume {difference}. Likely: {_LIKELY.get(part, 'unknown')}"
+    )
+
+
+class _SaveAndStop(Hook):
+    """Saves after n iterations and stops after 2n."""
+
+    priority = Priority.LOWEST
+
+    def __init__(self, iters: int) -> None:
+        self.iters = iters
+
+    def after_train_iter(
+        self,
+        runner: Runner,
+        batch_idx: int,
+        data_batch: Batch = None,
+        outputs: dict[str, Any] | None = None,
+    ) -> None:
+        if runner.iter + 1 == self.iters:
+            runner.state.request_save(SaveRequest(_FILE, points_last=False))
+        if runner.iter + 1 >= 2 * self.iters:
+            runner.state.stop("verify_resume has seen enough", urgent=True)
+
+
+def _train(cfg: DictConfig, folder: Path, iters: int, resume: Path | None) -> dict[str, Any]:
+    """The state a run has after 2n iterations, and what it logged after n."""
+    folder.mkdir(parents=True, exist_ok=True)
+    cfg = cfg.copy()
+    OmegaConf.set_struct(cfg, False)
+    cfg.mode, cfg.load_from, cfg.resume = "train", None, None if resume is None else str(resume)
+    cfg.sinks = {"jsonl": {"_target_": "hookexp.sinks.jsonl.JsonlSink"}}
+    runner = build_runner(cfg, folder)
+    runner.hooks.register(_SaveAndStop(iters), "verify_resume")
+    runner.run("train")
+    state = collect(runner, SaveRequest(_FILE))
+    for of_clock_or_disk in ("meta", "message_hub"):
+        del state[of_clock_or_disk]
+    # Which files are kept differs by intent: the resumed run has a folder of its own.
+    state["hooks"].pop("checkpoint", None)
+    return {**HostCopy().copy(state), "log": _rows_after(folder / "scalars.jsonl", iters)}
+
+
+def _rows_after(log: Path, step: int) -> list[dict[str, Any]]:
+    rows = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
+    return [
+        {key: value for key, value in row.items() if key not in _CLOCK}
+        for row in rows
+        if row["step"] > step
+    ]
+
+
+def _first_difference(one: Any, two: Any, path: str = "") -> str | None:
+    """Where two nested states differ first, in words; None if they are equal bit for bit."""
+    if isinstance(one, Tensor) and isinstance(two, Tensor):
+        if torch.equal(one, two) or (
+            one.shape == two.shape and torch.equal(_bits(one), _bits(two))
+        ):
+            return None
+        if one.shape != two.shape:
+            return f"{path}: is of shape {tuple(two.shape)}, not {tuple(one.shape)}"
+        gap = (one.double() - two.double()).abs().max().item()
+        return f"{path}: differs by up to {gap:.3g}"
+    if isinstance(one, Mapping) and isinstance(two, Mapping):
+        for key in [*one, *(k for k in two if k not in one)]:
+            if key not in one or key not in two:
+                return f"{path}.{key}: is in one of the two alone".lstrip(".")
+            found = _first_difference(one[key], two[key], f"{path}.{key}".lstrip("."))
+            if found is not None:
+                return found
+        return None
+    if isinstance(one, (list, tuple)) and isinstance(two, (list, tuple)):
+        if len(one) != len(two):
+            return f"{path}: has {len(two)} items, not {len(one)}"
+        pairs = enumerate(zip(one, two, strict=True))
+        found_in = (_first_difference(a, b, f"{path}[{n}]") for n, (a, b) in pairs)
+        return next((found for found in found_in if found is not None), None)
+    if one == two or (one != one and two != two):
+        return None
+    return f"{path}: is {two!r}, not {one!r}"
+
+
+def _bits(tensor: Tensor) -> Tensor:
+    """The bytes, so that a NaN equals itself."""
+    return tensor.contiguous().view(-1).view(torch.uint8)

@@ -1,0 +1,135 @@
+"""The command line as a user meets it: true processes, started from an empty folder."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).parent.parent
+HOOKS = """
+import os
+from hookexp import Hook
+
+class Hello(Hook):
+    def before_train(self, runner):
+        runner.logger.info("hello from %s", os.getcwd())
+
+class Bad(Hook):
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+        raise RuntimeError("boom")
+"""
+SHORT = ("trainer.max_iters=3", "trainer.device=cpu", "sinks=-tensorboard")
+
+
+def start(folder: Path, *words: str) -> subprocess.Popen[str]:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    environment.pop("HYDRA_FULL_ERROR", None)
+    return subprocess.Popen(
+        [sys.executable, "-m", "hookexp", *words],
+        cwd=folder,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def finish(process: subprocess.Popen[str]) -> tuple[int, str, str]:
+    out, err = process.communicate(timeout=120)
+    return process.returncode, out, err
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    newest = (folder / "last_checkpoint").read_text().splitlines()[0]
+    state: dict[str, torch.Tensor] = torch.load(folder / newest, weights_only=True)["state_dict"]
+    return state
+
+
+def test_runs_started_at_once_with_a_hook_of_the_current_folder(tmp_path: Path) -> None:
+    (tmp_path / "my_module.py").write_text(HOOKS)
+    words = (*SHORT, "+hooks.mine._target_=my_module.Hello")
+    answers = [finish(process) for process in [start(tmp_path, *words) for _ in range(2)]]
+    for code, out, err in answers:
+        assert (code, err) == (0, "")
+        assert f"hello from {tmp_path}" in out
+    folders = list((tmp_path / "outputs" / "hookexp").glob("*/*"))
+    assert len(folders) == 2
+    for folder in folders:
+        assert json.loads((folder / "summary.json").read_text())["status"] == "finished"
+        assert "hello from" in (folder / "hookexp.log").read_text()
+
+
+def test_a_bug_shows_its_own_frames_and_the_hook(tmp_path: Path) -> None:
+    (tmp_path / "my_module.py").write_text(HOOKS)
+    process = start(tmp_path, *SHORT, "+hooks.mine._target_=my_module.Bad")
+    code, _, err = finish(process)
+    assert code == 1
+    assert 'raise RuntimeError("boom")' in err
+    assert "in hook 'mine' (Bad) at after_train_iter, epoch 0, iter 0" in err
+    assert "hydra" not in err
+    (folder,) = (tmp_path / "outputs" / "hookexp").glob("*/*")
+    summary = json.loads((folder / "summary.json").read_text())
+    assert (summary["status"], summary["error"]) == ("failed", "RuntimeError: boom")
+    assert "boom" in (folder / "hookexp.log").read_text()
+
+
+def test_the_composed_config_needs_no_torch(tmp_path: Path) -> None:
+    code = (
+        "import sys; sys.argv = ['hookexp', 'hooks=+ema', '--cfg', 'job']\n"
+        "from hookexp.app import main\n"
+        "main()\n"
+        "assert 'torch' not in sys.modules and 'numpy' not in sys.modules\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    answer = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
+    assert answer.returncode == 0, answer.stderr
+    assert "ema_type: ExponentialMovingAverage" in answer.stdout
+
+
+def test_a_job_of_a_sweep_equals_the_same_command_alone(tmp_path: Path) -> None:
+    code, out, err = finish(start(tmp_path, "-m", *SHORT, "hooks=+ema,-param_scheduler"))
+    assert (code, err) == (0, "")
+    assert "Runs in" in out
+    alone = start(tmp_path, *SHORT, "hooks=-param_scheduler", "hydra.run.dir=alone")
+    assert finish(alone)[0] == 0
+    (job,) = (tmp_path / "outputs").glob("hookexp/multirun/*/*/1_*")
+    expected, found = weights(tmp_path / "alone"), weights(job)
+    assert expected.keys() == found.keys()
+    assert all(torch.equal(expected[key], found[key]) for key in expected)
+
+
+def test_ctrl_c_leaves_with_130_and_no_traceback(tmp_path: Path) -> None:
+    process = start(tmp_path, "trainer.max_epochs=100000", "hooks=none", "trainer.device=cpu")
+    deadline = time.monotonic() + 60
+    while not list(tmp_path.glob("outputs/hookexp/*/*/hookexp.log")):
+        assert time.monotonic() < deadline, "the run did not begin"
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    code, _, err = finish(process)
+    assert code == 130
+    assert "Traceback" not in err
+
+
+@pytest.mark.parametrize("words", [["--help"], ["mode=explain"], ["--cfg", "job"]])
+def test_a_reader_that_leaves_early_is_no_error(tmp_path, words):
+    command = f"{sys.executable} -m hookexp {' '.join(words)} | head -1"
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)}
+    done = subprocess.run(
+        ["bash", "-o", "pipefail", "-c", command],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert len(done.stdout.splitlines()) == 1

@@ -1,0 +1,272 @@
+"""From the real config to a run: each part comes in by config, and what is wrong is told early."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from fakes import TinyData
+from hydra import compose, initialize_config_dir
+from torch.utils.data import DataLoader, Dataset, IterableDataset
+
+import hookexp.app  # noqa: F401  (registers the plugins)
+from hookexp.build import build_hooks, build_runner
+from hookexp.compose.conf_dir import conf_dir
+from hookexp.compose.typed import drop_keys_of_the_old_target
+from hookexp.data.loader import BatchStream, MemoryLoader, WorkerLoader
+from hookexp.errors import ConfigError
+from hookexp.hook import Hook
+
+HERE = __name__
+
+
+class Net(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.generator = torch.nn.Linear(4, 1)
+        self.critic = torch.nn.Linear(4, 1)
+
+    def forward(self, inputs):
+        return self.generator(inputs)
+
+
+class BySample(Dataset):
+    """A data set without the in-memory protocol."""
+
+    def __init__(self, size=12):
+        self.data = TinyData(size)
+
+    def __len__(self):
+        return len(self.data)
+
+    def __getitem__(self, index):
+        return self.data[index]
+
+
+class Stream(IterableDataset):
+    def __iter__(self):
+        data = TinyData(12)
+        return iter([data[i] for i in range(12)])
+
+
+def ready_batches():
+    return DataLoader(BySample(), batch_size=3)
+
+
+class Late(Hook):
+    """Writes down that it was built, to see what comes before what."""
+
+    built = 0
+
+    def __init__(self):
+        Late.built += 1
+
+
+def config(*overrides):
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        return compose("config", overrides=list(overrides))
+
+
+def tiny(*overrides, **data):
+    """The default config with a tiny model, task and data set, on the CPU."""
+    cfg = config("trainer.max_epochs=2", "trainer.device=cpu", "sinks=none", *overrides)
+    cfg.model = {"_target_": f"{HERE}.Net"}
+    cfg.task = {"_target_": "fakes.TinyTask"}
+    cfg.data.batch_size = 4
+    for split in ("train", "val", "test"):
+        cfg.data[split] = {"_target_": f"{HERE}.{data.get(split, 'BySample')}"}
+    return cfg
+
+
+def test_a_map_style_data_set_goes_through_torchs_loader(tmp_path):
+    runner = build_runner(tiny(), tmp_path)
+    assert isinstance(runner.train_dataloader, WorkerLoader)
+    summary = runner.run("train")
+    assert (summary.status, runner.iter) == ("finished", 6)
+    assert runner.test_dataloader is None
+
+
+def test_the_default_data_is_served_from_memory(tmp_path):
+    runner = build_runner(config("trainer.device=cpu", "trainer.max_iters=2"), tmp_path)
+    assert isinstance(runner.train_dataloader, MemoryLoader)
+    assert runner.train_dataloader.batch_sampler.endless
+    assert not runner.val_dataloader.batch_sampler.endless
+    assert not runner.val_dataloader.batch_sampler.shuffle
+
+
+@pytest.mark.parametrize(("train", "iters"), [("Stream", 6), ("ready_batches", 8)])
+def test_streams_and_ready_batches_are_taken(tmp_path, train, iters):
+    runner = build_runner(tiny("param_scheduler=none", train=train), tmp_path)
+    assert isinstance(runner.train_dataloader, BatchStream)
+    runner.run("train")
+    assert runner.iter == iters
+
+
+def test_a_run_by_iterations_over_a_stream(tmp_path):
+    cfg = tiny("trainer.max_epochs=null", "trainer.max_iters=7", train="Stream")
+    runner = build_runner(cfg, tmp_path)
+    runner.run("train")
+    assert runner.iter == 7
+
+
+def test_hooks_keep_their_config_names_and_priorities():
+    hooks = build_hooks(config("+hooks/ema=default", "hooks.ema.priority=ABOVE_NORMAL"))
+    priorities = {entry.name: entry.priority for entry in hooks.entries}
+    assert priorities["ema"] == 40
+    assert priorities["optimizer"] == 30
+    assert hooks.entries[0].name == "runtime_info"
+
+
+def test_the_priority_of_a_hook_that_takes_none(tmp_path):
+    cfg = config(f"+hooks.late._target_={HERE}.Late", "+hooks.late.priority=3")
+    assert build_hooks(cfg).entries[0].name == "late"
+
+
+def test_several_optimizers_by_the_names_of_the_models_parts(tmp_path):
+    cfg = tiny("hooks=-optimizer")
+    sgd = {"_target_": "torch.optim.SGD", "_partial_": True, "lr": 0.1}
+    cfg.optimizer = {"generator": sgd, "critic": {**sgd, "lr": 0.2}}
+    runner = build_runner(cfg, tmp_path)
+    assert runner.optim_wrapper.get_lr() == {"lr": [0.1, 0.2]}
+    cfg.optimizer = {"actor": sgd}
+    with pytest.raises(ConfigError, match=r"optimizer\.actor: .*it has: generator, critic"):
+        build_runner(cfg, tmp_path)
+
+
+def test_the_same_seed_gives_the_same_run_whatever_building_drew(tmp_path):
+    weights = []
+    for noise in (0, 5):
+        torch.manual_seed(noise)
+        runner = build_runner(tiny(), tmp_path)
+        runner.run("train")
+        weights.append(runner.model.state_dict())
+    assert all(torch.equal(weights[0][k], weights[1][k]) for k in weights[0])
+    other = build_runner(tiny("seed=1"), tmp_path)
+    assert not torch.equal(other.model.generator.weight, runner.model.generator.weight)
+
+
+def test_no_seed_draws_one_that_the_run_knows(tmp_path):
+    seeds = {build_runner(tiny("seed=null"), tmp_path).seed for _ in range(3)}
+    assert len(seeds) == 3
+
+
+@pytest.mark.parametrize("change", ["trainer.precision=bf16", "trainer.channels_last=true"])
+def test_the_default_run_learns_in_other_formats(tmp_path, change):
+    cfg = config("trainer.device=cpu", "trainer.max_epochs=3", "sinks=none", change)
+    assert build_runner(cfg, tmp_path).run("train").objective_value > 0.9
+
+
+def test_compile_is_handed_on(tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(torch, "compile", lambda f, **options: asked.append(options) or f)
+    build_runner(tiny("trainer.compile=true"), tmp_path)
+    build_runner(tiny("trainer.compile={mode: max-autotune}"), tmp_path)
+    assert asked == [{}, {"mode": "max-autotune"}]
+
+
+def test_determinism_is_switched_on(tmp_path):
+    try:
+        build_runner(tiny("trainer.deterministic=true"), tmp_path)
+        assert torch.are_deterministic_algorithms_enabled()
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["+trainer.foo=1"], r"trainer\.foo: no such setting; there are: max_epochs"),
+        (["hooks.checkpoint.save_best=acc"], r"hooks\.checkpoint\.save_best=acc: .*accuracy, loss"),
+        (["trainer.objective=acc"], r"trainer\.objective=acc: .*accuracy, loss"),
+        (["param_scheduler=plateau", "param_scheduler.plateau.monitor=x"], r"plateau\.monitor=x"),
+        (["trainer.device=cuda:77"], r"trainer\.device=cuda:77"),
+        (["resume=nowhere"], r"resume=nowhere: there is no such file or folder"),
+        (["load_from=auto"], r"load_from=auto"),
+        (["resume=auto", "load_from=."], "give one"),
+        (["+hooks.x.y=1"], r"hooks\.x: has no _target_"),
+    ],
+)
+def test_what_is_refused_before_any_data_is_loaded(tmp_path, overrides, message):
+    cfg = tiny(*overrides)
+    cfg.data.train = {"_target_": "no.data.is.looked.at"}
+    with pytest.raises(ConfigError, match=message):
+        build_runner(cfg, tmp_path)
+
+
+def test_a_checkpoint_of_another_model_is_refused_before_any_data_is_loaded(tmp_path):
+    path = tmp_path / "other.pth"
+    torch.save({"state_dict": {"generator.weight": torch.zeros(2, 2)}}, path)
+    cfg = tiny(f"load_from={path}")
+    cfg.data.train = {"_target_": "no.data.is.looked.at"}
+    with pytest.raises(ConfigError, match=r"only in the model: generator\.bias \(1\)"):
+        build_runner(cfg, tmp_path)
+
+
+def test_data_sets_that_give_nothing(tmp_path):
+    cfg = tiny()
+    cfg.data.train = {"_target_": f"{HERE}.BySample", "size": 0}
+    with pytest.raises(ConfigError, match=r"data\.train: the data set is empty"):
+        build_runner(cfg, tmp_path)
+    cfg.data.train.size = 3
+    cfg.data.drop_last = True
+    with pytest.raises(
+        ConfigError, match=r"3 samples make no batch of 4 .* smaller data\.batch_size"
+    ):
+        build_runner(cfg, tmp_path)
+
+
+def test_targets_that_make_the_wrong_thing(tmp_path):
+    cfg = tiny()
+    cfg.model = {"_target_": "collections.Counter"}
+    with pytest.raises(ConfigError, match=r"model\._target_=collections\.Counter: makes a Counter"):
+        build_runner(cfg, tmp_path)
+    cfg.task = {"_target_": "collections.Counter"}
+    with pytest.raises(ConfigError, match=r"task\._target_=.*no subclass of hookexp\.Task"):
+        build_runner(cfg, tmp_path)
+
+
+class NoRunner(Hook):
+    def after_train_epoch(self):
+        pass
+
+
+class Unsaveable(Hook):
+    def state_dict(self):
+        return {"x": object()}
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["data.batch_size=0"], r"data\.batch_size=0: use a whole number, 1 or more"),
+        (["data.num_workers=-1"], r"data\.num_workers=-1: use a whole number, 0 or more"),
+        (["seed=abc"], r"seed=abc: use a whole number"),
+        ([f"+hooks.mine._target_={HERE}.NoRunner"], r"hooks\.mine: .* has to be the runner"),
+        (
+            ["+hooks/early_stopping=default", "hooks.early_stopping.monitor=acuracy"],
+            r"hooks\.early_stopping\.monitor=acuracy: .*there are: accuracy, loss",
+        ),
+    ],
+)
+def test_more_of_what_is_refused(tmp_path, overrides, message):
+    cfg = config("trainer.device=cpu", *overrides)
+    with pytest.raises(ConfigError, match=message):
+        build_runner(cfg, tmp_path)
+
+
+def test_a_state_that_cannot_be_saved_is_told_before_the_first_batch(tmp_path):
+    runner = build_runner(tiny(f"+hooks.mine._target_={HERE}.Unsaveable"), tmp_path)
+    with pytest.raises(ConfigError, match=r"hooks\.mine\.x is a builtins\.object"):
+        runner.run("train")
+    assert runner.iter == 0
+
+
+def test_a_typed_target_drops_the_keys_of_the_one_before():
+    words = [f"model._target_={HERE}.Net", "optimizer._target_=torch.optim.RMSprop"]
+    cfg = config(*words)
+    drop_keys_of_the_old_target(cfg, words)
+    assert set(cfg.model) == {"_target_"}
+    assert {"lr", "momentum"} <= set(cfg.optimizer) and "nesterov" not in cfg.optimizer
+    words = [f"model._target_={HERE}.Net", "model.width=3"]
+    cfg = config(*words)
+    drop_keys_of_the_old_target(cfg, words)
+    assert set(cfg.model) == {"_target_", "width"}

@@ -1,0 +1,76 @@
+"""`mode=verify_resume` passes a sound run, and names what is wrong with one that is not."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+
+import hookexp.app  # noqa: F401  (registers the plugins)
+from hookexp.compose.conf_dir import conf_dir
+from hookexp.errors import ConfigError
+from hookexp.hook import Hook
+from hookexp.verify import verify_resume
+
+
+class Forgetful(Hook):
+    """Its noise depends on how often it was called, which it does not save."""
+
+    def __init__(self):
+        self.count = 0
+
+    def after_optim_step(self, runner):
+        self.count += 1
+        if self.count > 4:
+            with torch.no_grad():
+                next(runner.model.parameters()).mul_(1.01)
+
+
+class Remembering(Forgetful):
+    def state_dict(self):
+        return {"count": self.count}
+
+    def load_state_dict(self, state):
+        self.count = state["count"]
+
+
+class Undetermined(Hook):
+    made = 0
+
+    def __init__(self):
+        Undetermined.made += 1
+
+    def after_optim_step(self, runner):
+        with torch.no_grad():
+            next(runner.model.parameters()).mul_(1 + 0.01 * Undetermined.made)
+
+
+def verify(tmp_path, *overrides):
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        cfg = compose(
+            "config",
+            overrides=["trainer.device=cpu", "trainer.verify_iters=4", *overrides],
+        )
+    verify_resume(cfg, tmp_path)
+
+
+def test_a_sound_run_is_verified(tmp_path, caplog):
+    with caplog.at_level("INFO"):
+        verify(tmp_path, "+hooks/ema=default", "hooks/optimizer=accumulate", "data.num_workers=0")
+    assert "bit for bit" in caplog.text
+
+
+def test_a_hook_that_saves_its_state_is_verified(tmp_path, caplog):
+    with caplog.at_level("INFO"):
+        verify(tmp_path, f"+hooks.mine._target_={__name__}.Remembering")
+    assert "bit for bit" in caplog.text
+
+
+def test_a_hook_that_forgets_is_found(tmp_path):
+    with pytest.raises(ConfigError, match=r"not verified: after a resume state_dict\.\S+: differs"):
+        verify(tmp_path, f"+hooks.mine._target_={__name__}.Forgetful")
+
+
+def test_a_run_that_never_is_the_same_is_told_apart(tmp_path):
+    with pytest.raises(ConfigError, match="two runs from the same start differ already"):
+        verify(tmp_path, f"+hooks.mine._target_={__name__}.Undetermined")
