@@ -1,0 +1,38 @@
+"""What needs a GPU: copies that do not wait, half precision, and the default run on it."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from hookexp.data.prefetch import Prefetcher
+from hookexp.device import batch_placer, resolve_device
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
+]
+
+
+def test_the_prefetcher_gives_the_same_batches_on_the_device():
+    device = resolve_device("auto")
+    batches = [{"x": torch.full((64, 64), float(n)), "y": [torch.tensor([n])]} for n in range(20)]
+    prefetch = Prefetcher(device, batch_placer(device, channels_last=False))
+    got = list(prefetch(iter(batches)))
+    assert len(got) == 20
+    for batch, wanted in zip(got, batches, strict=True):
+        assert batch["x"].device == device
+        assert torch.equal(batch["x"].cpu(), wanted["x"])
+        assert torch.equal(batch["y"][0].cpu(), wanted["y"][0])
+
+
+def test_prefetching_makes_the_host_wait_for_nothing():
+    device = resolve_device("auto")
+    batches = [torch.rand(256, 256) for _ in range(5)]
+    prefetch = Prefetcher(device, batch_placer(device, channels_last=False))
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for batch in prefetch(iter(batches)):
+            batch.mul_(2)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
