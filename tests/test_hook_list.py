@@ -9,8 +9,9 @@ import pytest
 from hookexp.errors import ConfigError
 from hookexp.hook import Hook
 from hookexp.hook_list import HookList
+from hookexp.message_hub import MessageHub
 
-RUNNER = SimpleNamespace(epoch=3, iter=7)
+RUNNER = SimpleNamespace(epoch=3, iter=7, message_hub=MessageHub())
 
 
 def make_hook(log, name, priority="NORMAL"):

@@ -12,18 +12,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hookexp.checkpoint.store import CheckpointStore
-from hookexp.compat.parts import (
-    ConfigView,
-    FolderName,
-    HubView,
-    LogBufferView,
-    LogProcessorView,
-    LoopView,
-    OptimWrapperView,
-    SchedulerView,
-    VisualizerView,
-    scheduler_views,
-)
+from hookexp.compat.config_view import ConfigView, FolderName
+from hookexp.compat.hub_view import HubView, LogBufferView, LogProcessorView
+from hookexp.compat.loop_view import EvaluatorView, LoopView
+from hookexp.compat.optim_view import OptimWrapperView, SchedulerView, scheduler_views
+from hookexp.compat.singletons import bind
 from hookexp.compat.view import View
 from hookexp.state import SaveRequest
 
@@ -44,6 +37,11 @@ class RunnerView(View):
     inner_iter: int
     """Of the batch that the loop is at."""
     data_batch: Any
+    message_hub: HubView
+    visualizer: Any
+    train_loop: LoopView
+    val_loop: LoopView
+    test_loop: LoopView
 
     def __init__(self, runner: Runner) -> None:
         super().__init__(
@@ -52,13 +50,24 @@ class RunnerView(View):
             inner_iter=0,
             data_batch=None,
             meta={},
+            config=None,
         )
+        hub, visualizer = bind(self)
+        loops = {
+            f"{mode}_loop": LoopView(getattr(runner, f"{mode}_loop", None), runner, mode)
+            for mode in ("train", "val", "test")
+        }
+        vars(self).update(message_hub=hub, visualizer=visualizer, **loops)
 
     # -- where the run stands -------------------------------------------------------------------
 
     @property
     def _resume(self) -> bool:
         return self._viewed.resumed
+
+    @_resume.setter
+    def _resume(self, value: bool) -> None:
+        self._viewed.resumed = value
 
     @property
     def mode(self) -> Mode:
@@ -106,15 +115,12 @@ class RunnerView(View):
 
     @property
     def cfg(self) -> ConfigView:
-        return ConfigView(self._viewed.cfg)
-
-    @property
-    def message_hub(self) -> HubView:
-        return HubView(self._viewed.message_hub)
-
-    @property
-    def visualizer(self) -> VisualizerView:
-        return VisualizerView(self._viewed.sinks, runner=self)
+        """A copy for foreign hooks: what one of them sets in it reaches the others only."""
+        own = vars(self)
+        if own["config"] is None:
+            own["config"] = ConfigView(self._viewed.cfg)
+        config: ConfigView = own["config"]
+        return config
 
     @property
     def log_processor(self) -> LogProcessorView:
@@ -126,23 +132,31 @@ class RunnerView(View):
 
     @property
     def optim_wrapper(self) -> OptimWrapperView:
-        return OptimWrapperView(self._viewed.optim_wrapper)
+        return OptimWrapperView(self._viewed.optim_wrapper, runner=self._viewed, name=None)
+
+    @property
+    def train_dataloader(self) -> Any:
+        return self.train_loop.dataloader
+
+    @property
+    def val_dataloader(self) -> Any:
+        return self.val_loop.dataloader
+
+    @property
+    def test_dataloader(self) -> Any:
+        return self.test_loop.dataloader
+
+    @property
+    def val_evaluator(self) -> EvaluatorView:
+        return self.val_loop.evaluator
+
+    @property
+    def test_evaluator(self) -> EvaluatorView:
+        return self.test_loop.evaluator
 
     @property
     def param_schedulers(self) -> list[SchedulerView]:
         return scheduler_views(self._viewed.param_schedulers, self._viewed.state)
-
-    @property
-    def train_loop(self) -> LoopView:
-        return LoopView(self._viewed.train_loop, runner=self._viewed, mode="train")
-
-    @property
-    def val_loop(self) -> LoopView:
-        return LoopView(self._viewed.val_loop, runner=self._viewed, mode="val")
-
-    @property
-    def test_loop(self) -> LoopView:
-        return LoopView(self._viewed.test_loop, runner=self._viewed, mode="test")
 
     @property
     def _train_loop(self) -> LoopView | None:
@@ -159,7 +173,7 @@ class RunnerView(View):
     @property
     def data_loader(self) -> Any:
         """The loader of the loop that is calling."""
-        return getattr(self._viewed, f"{self.stage}_dataloader")
+        return getattr(self, f"{self.stage}_dataloader")
 
     @property
     def _hooks(self) -> list[Any]:

@@ -110,6 +110,7 @@ class EMAHook(Hook):
 
     def before_train(self, runner: Runner) -> None:
         """Averages begin as copies of the weights, which are initialised or loaded by now."""
+        self._warn_if_never_to_begin(runner)
         self._model = dist.unwrap(runner.model)
         self._weights = _averaged_tensors(self._model, self.update_buffers)
         device = torch.device(self.device) if self.device else None
@@ -168,6 +169,20 @@ class EMAHook(Hook):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.steps = state["steps"]
+
+    def _warn_if_never_to_begin(self, runner: Runner) -> None:
+        """No error: a quick look (`trainer.fast_dev_run`) ends before the averages begin."""
+        for name, begin, end in (
+            ("begin_epoch", self.begin_epoch, runner.max_epochs if runner.by_epoch else None),
+            ("begin_iter", self.begin_iter, runner.max_iters),
+        ):
+            if end is not None and begin > end:
+                runner.logger.warning(
+                    "hooks.ema.%s=%d: the run ends at %d, so averaging never begins",
+                    name,
+                    begin,
+                    end,
+                )
 
     def _has_begun(self, runner: Runner) -> bool:
         if self.begin_epoch > 0:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import platform
 import subprocess
 from collections.abc import Mapping
+from numbers import Real
 from typing import Any
 
 import torch
@@ -66,7 +67,7 @@ class RuntimeInfoHook(Hook):
                         f"train_step returned {key!r} of shape {tuple(value.shape)}; "
                         "only scalars can be logged: return its mean, or leave it out"
                     )
-            elif not isinstance(value, (int, float)):
+            elif not isinstance(value, Real):
                 raise ValueError(
                     f"train_step returned {key!r} of type {type(value).__name__}; "
                     "only numbers and tensors of one element can be logged"

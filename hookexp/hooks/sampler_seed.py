@@ -17,7 +17,8 @@ class DistSamplerSeedHook(Hook):
     """
 
     def before_train_epoch(self, runner: Runner) -> None:
-        loader = runner.train_dataloader
+        loop = getattr(runner, "train_loop", None)
+        loader = runner.train_dataloader if loop is None else loop.dataloader
         epoch = runner.epoch if runner.by_epoch else 0
         batch_sampler = getattr(loader, "batch_sampler", None)
         for sampler in (getattr(loader, "sampler", None), getattr(batch_sampler, "sampler", None)):
