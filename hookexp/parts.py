@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 if TYPE_CHECKING:
+    from hookexp.checkpoint.loading import Start
     from hookexp.data.loader import Loader
     from hookexp.hook import Batch
     from hookexp.hook_list import HookList
@@ -50,6 +51,10 @@ class Parts:
     objective: Objective | None = None
     resume: str | None = None
     load_from: str | None = None
+    load_from_trusted: bool = False
+    resume_ignore: tuple[str, ...] = ()
+    start: Start | None = None
+    """What `resume` or `load_from` name, where that was read already."""
     cfg: Mapping[str, Any] = field(default_factory=dict)
     words_of_an_evaluation: str = ""
     """What to type beside `mode=test load_from=...` for the same model and data."""

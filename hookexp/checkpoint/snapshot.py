@@ -6,9 +6,12 @@ state_dict        the model's weights
 optimizer         optimizers, gradient scaler, gradients of an open window
 param_schedulers  what is not a function of the position
 loop              counters and what comes next
+sampler           what a position in an epoch counts: batch size, seed, ...
+stream            where ready batches of the user's own stand, on each rank
 objective         the best value of the run's metric
 hooks             each hook's state under its config name
 rng               the random number generators of each rank
+ema_state_dict    the raw weights, where a hook has put averages into state_dict
 """
 
 from __future__ import annotations
@@ -23,7 +26,10 @@ import torch
 from torch import Tensor, nn
 
 from hookexp import dist, seed
+from hookexp.checkpoint.manifest import draws_seed, sampler_of
 from hookexp.checkpoint.plain import ensure_plain
+from hookexp.data.sampler import BatchSampler
+from hookexp.data.stream import BatchStream
 from hookexp.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -33,20 +39,25 @@ if TYPE_CHECKING:
 
 def collect(runner: Runner, request: SaveRequest) -> dict[str, Any]:
     """Everything the next step depends on, as tensors and plain types."""
+    meta = {
+        "epoch": runner.epoch,
+        "iter": runner.iter,
+        "seed": runner.seed,
+        "world_size": runner.world_size,
+        "experiment_name": runner.experiment_name,
+        "torch_version": str(torch.__version__),
+        "time": time.strftime("%Y-%m-%dT%H:%M:%S"),
+        "sinks": runner.sinks.state_dict(),
+    }
+    weights = dist.unwrap(runner.model).state_dict()
+    if request.weights_alone:
+        return {"meta": meta, "state_dict": weights}
     checkpoint: dict[str, Any] = {
-        "meta": {
-            "epoch": runner.epoch,
-            "iter": runner.iter,
-            "seed": runner.seed,
-            "world_size": runner.world_size,
-            "experiment_name": runner.experiment_name,
-            "torch_version": str(torch.__version__),
-            "time": time.strftime("%Y-%m-%dT%H:%M:%S"),
-            "sinks": runner.sinks.state_dict(),
-        },
+        "meta": meta,
         "message_hub": runner.message_hub.state_dict(),
-        "state_dict": dist.unwrap(runner.model).state_dict(),
+        "state_dict": weights,
         "loop": runner.state.state_dict(),
+        "sampler": sampler_of(runner),
         "objective": None if runner.objective is None else asdict(runner.objective),
         "hooks": {
             entry.name: entry.hook.state_dict()
@@ -55,6 +66,9 @@ def collect(runner: Runner, request: SaveRequest) -> dict[str, Any]:
         },
         "rng": dist.gather(seed.rng_state()),
     }
+    loader = None if runner.train_loop is None else runner.train_loop.dataloader
+    if isinstance(loader, BatchStream):
+        checkpoint["stream"] = dist.gather(loader.state_dict(runner.state.batch_in_epoch))
     if request.with_optimizer:
         checkpoint["optimizer"] = runner.optim_wrapper.state_dict()
     if request.with_param_schedulers:
@@ -73,6 +87,23 @@ def refuse_states_that_cannot_be_saved(runner: Runner) -> None:
     for entry in runner.hooks.entries:
         if hasattr(entry.hook, "state_dict"):
             ensure_plain(entry.hook.state_dict(), f"hooks.{entry.name}")
+            if not hasattr(entry.hook, "load_state_dict"):
+                raise ConfigError(
+                    f"hooks.{entry.name}: {type(entry.hook).__name__} has a state_dict and no "
+                    "load_state_dict, so a resumed run would lose it; add one"
+                )
+
+
+def refuse_without_weights(checkpoint: Mapping[str, Any], path: Path) -> None:
+    """Refuse a file that has no weights where a checkpoint of ours has them.
+
+    Raises:
+        ConfigError: listing what there is.
+    """
+    if not isinstance(checkpoint.get("state_dict"), Mapping):
+        raise ConfigError(
+            f"checkpoint {path}: has no 'state_dict'; it has: {', '.join(map(str, checkpoint))}"
+        )
 
 
 def refuse_other_model(model: nn.Module, checkpoint: Mapping[str, Any], path: Path) -> None:
@@ -81,10 +112,7 @@ def refuse_other_model(model: nn.Module, checkpoint: Mapping[str, Any], path: Pa
     Raises:
         ConfigError: if they differ; it lists how.
     """
-    if "state_dict" not in checkpoint:
-        raise ConfigError(
-            f"checkpoint {path}: has no 'state_dict'; it has: {', '.join(map(str, checkpoint))}"
-        )
+    refuse_without_weights(checkpoint, path)
     differences = _differences(checkpoint["state_dict"], dist.unwrap(model).state_dict())
     if differences:
         raise ConfigError(
@@ -100,17 +128,16 @@ def load_weights(model: nn.Module, checkpoint: Mapping[str, Any], path: Path) ->
     dist.unwrap(model).load_state_dict(checkpoint["state_dict"])
 
 
-def restore_run(runner: Runner, checkpoint: Mapping[str, Any], path: Path) -> None:
-    """Put back counters, optimizers, schedulers, hub and objective."""
-    missing = [k for k in ("loop", "optimizer", "param_schedulers", "hooks") if k not in checkpoint]
-    if missing:
-        raise ConfigError(
-            f"resume={path}: the checkpoint holds no {', '.join(missing)}, so training cannot "
-            "continue from it; take its weights with load_from=PATH instead"
-        )
+def restore_run(runner: Runner, checkpoint: Mapping[str, Any]) -> None:
+    """Put back counters, optimizers, schedulers, hub and objective, which `check_resumable` passed.
+
+    A run that left its seed open goes on with the one it drew.
+    """
     runner.state.load_state_dict(checkpoint["loop"])
     runner.optim_wrapper.load_state_dict(checkpoint["optimizer"])
-    runner.param_schedulers.load_state_dict(checkpoint["param_schedulers"])
+    schedulers = runner.param_schedulers
+    states = checkpoint["param_schedulers"]
+    schedulers.load_state_dict({n: s for n, s in states.items() if n in schedulers.schedulers})
     runner.message_hub.load_state_dict(checkpoint["message_hub"])
     saved = checkpoint["objective"]
     if (
@@ -120,37 +147,43 @@ def restore_run(runner: Runner, checkpoint: Mapping[str, Any], path: Path) -> No
     ):
         for key, value in saved.items():
             setattr(runner.objective, key, value)
+    if draws_seed(runner):
+        runner.seed = checkpoint["meta"]["seed"]
+        for loader in (runner.train_dataloader, runner.val_dataloader, runner.test_dataloader):
+            if loader is not None and isinstance(loader.batch_sampler, BatchSampler):
+                loader.batch_sampler.seed = runner.seed
 
 
 def restore_hooks(runner: Runner, checkpoint: Mapping[str, Any]) -> None:
-    """Put back the hooks' states by name, then the generators, last of all."""
+    """Put back the hooks' states by name, then the generators, last of all.
+
+    Raises:
+        ConfigError: for a state that its hook does not take.
+    """
     states = checkpoint["hooks"]
     for entry in runner.hooks.entries:
         if entry.name in states and hasattr(entry.hook, "load_state_dict"):
-            entry.hook.load_state_dict(states[entry.name])
-        elif hasattr(entry.hook, "state_dict"):
-            runner.logger.warning(
-                "hook '%s' has no state in the checkpoint and starts anew", entry.name
-            )
-    names = {entry.name for entry in runner.hooks.entries}
-    for name in states:
-        if name not in names:
-            runner.logger.warning(
-                "the checkpoint has a state of hook '%s', which this run does not have", name
-            )
+            try:
+                entry.hook.load_state_dict(states[entry.name])
+            except (KeyError, TypeError, AttributeError, IndexError, ValueError) as error:
+                raise ConfigError(
+                    f"hooks.{entry.name}: does not take its state from the checkpoint "
+                    f"({type(error).__name__}: {error}); begin it anew with "
+                    f"'resume_ignore=[hooks.{entry.name}]'"
+                ) from error
+    loader = None if runner.train_loop is None else runner.train_loop.dataloader
+    streams = checkpoint.get("stream", ())
+    if isinstance(loader, BatchStream) and len(streams) == dist.world_size():
+        loader.load_state_dict(streams[dist.rank()])
     saved = checkpoint["rng"]
     if len(saved) == dist.world_size():
-        seed.set_rng_state(saved[dist.rank()])
-    else:
-        runner.logger.warning(
-            "the checkpoint is of %d processes and this run has %d: it goes on with other random "
-            "numbers and other batches, so not exactly",
-            len(saved),
-            dist.world_size(),
-        )
+        state = dict(saved[dist.rank()])
+        if "cuda" in state:
+            state["cuda"] = state["cuda"][: torch.cuda.device_count()]
+        seed.set_rng_state(state)
 
 
-def _differences(given: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> list[str]:
+def _differences(given: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
     lines = [
         f"only in the model: {name} {_shape(wanted[name])}" for name in wanted if name not in given
     ]
@@ -162,7 +195,7 @@ def _differences(given: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> l
     lines += [
         f"{name}: {_shape(given[name])} in the checkpoint, {_shape(wanted[name])} in the model"
         for name in wanted
-        if name in given and given[name].shape != wanted[name].shape
+        if name in given and _shape(given[name]) != _shape(wanted[name])
     ]
     shown = 12
     if len(lines) > shown:
@@ -170,5 +203,9 @@ def _differences(given: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> l
     return lines
 
 
-def _shape(tensor: Tensor) -> str:
-    return f"({', '.join(map(str, tensor.shape))})"
+def _shape(value: Any) -> str:
+    """Of a weight; what could not be copied from one to the other reads differently."""
+    if not isinstance(value, Tensor):
+        return f"a {type(value).__name__}"
+    layout = "" if value.layout is torch.strided and not value.is_quantized else "packed "
+    return f"{layout}({', '.join(map(str, value.shape))})"

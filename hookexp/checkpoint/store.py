@@ -17,7 +17,9 @@ import hashlib
 import io
 import os
 import pickle
+import re
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -29,6 +31,7 @@ from hookexp.errors import ConfigError
 POINTER = "last_checkpoint"
 _SIZE_OF_BLOCK = 1 << 20
 _UNFINISHED = ".tmp"
+_OBSOLETE = ".obsolete"
 _NOT_TO_CONTINUE = ("best_", "exception_")
 
 
@@ -71,13 +74,15 @@ class CheckpointStore:
                 self._write_pointer(newest, [*kept, KeptFile(digest, size, name)])
 
         digest, size = _write_whole(path, lambda file: torch.save(checkpoint, file), announce)
-        gone = set(obsolete) - {name}
-        listed = {k.name for k in kept}
+        gone = (set(obsolete) - {name}) & {k.name for k in kept}
         kept = [k for k in kept if k.name not in {name, *gone}]
         kept.append(KeptFile(digest, size, name))
+        if gone:
+            # Once the list has forgotten them nobody else would know that they may go.
+            (self.folder / _OBSOLETE).write_text("".join(f"{old}\n" for old in sorted(gone)))
         self._write_pointer(name if points_last else newest, kept)
-        for old in gone & listed:
-            (self.folder / old).unlink(missing_ok=True)
+        if gone:
+            self._delete_obsolete(kept)
         return path
 
     def save_by_checksum(self, checkpoint: dict[str, Any], stem: str) -> Path:
@@ -127,16 +132,36 @@ class CheckpointStore:
         for path in self.folder.glob(f".*{_UNFINISHED}"):
             if path.name.split(".")[-2] != str(os.getpid()):
                 path.unlink(missing_ok=True)
+        self._delete_obsolete(self._read_pointer()[1])
         self._is_tidy = True
+
+    def _delete_obsolete(self, kept: list[KeptFile]) -> None:
+        """Delete what a save, perhaps one of a killed process, has noted as obsolete."""
+        note = self.folder / _OBSOLETE
+        if not note.is_file():
+            return
+        lines = note.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
+        names = {line.removesuffix("\n") for line in lines if line.endswith("\n")}
+        for name in names - {k.name for k in kept}:
+            if Path(name).name == name:
+                (self.folder / name).unlink(missing_ok=True)
+        note.unlink()
 
     def _read_pointer(self) -> tuple[str, list[KeptFile]]:
         pointer = self.folder / POINTER
         if not pointer.is_file():
             return "", []
-        newest, *lines = pointer.read_text(encoding="utf-8").splitlines() or [""]
+        newest, *lines = pointer.read_text(encoding="utf-8", errors="replace").splitlines() or [""]
         kept = []
         for line in lines:
-            digest, size, name = line.split(" ", 2)
+            digest, _, rest = line.partition(" ")
+            size, _, name = rest.partition(" ")
+            # A name with a folder in it would have files elsewhere read, and deleted.
+            if not size.isdecimal() or Path(name).name != name or not name:
+                raise ConfigError(
+                    f"{pointer}: {line[:120]!r} is not 'sha256 size name' of a file beside it; "
+                    "name the checkpoint to continue from yourself: resume=PATH"
+                )
             kept.append(KeptFile(digest, int(size), name))
         return newest, kept
 
@@ -146,14 +171,31 @@ class CheckpointStore:
         _write_whole(self.folder / POINTER, lambda file: file.write(text.encode()))
 
 
-def load_checkpoint(path: Path, map_location: str | torch.device = "cpu") -> dict[str, Any]:
-    """Read a checkpoint; tensors and plain types only, so nothing in it is ever executed.
+def load_checkpoint(path: Path) -> dict[str, Any]:
+    """Read a checkpoint of ours; tensors and plain types only, so nothing in it is ever executed.
 
     Raises:
         ConfigError: if it is no checkpoint, is torn, or holds anything else.
     """
+    checkpoint = read_file(path)
+    if not isinstance(checkpoint, dict):
+        raise ConfigError(f"checkpoint {path}: holds a {type(checkpoint).__name__}, not a dict")
+    return checkpoint
+
+
+def read_file(path: Path, trusted: bool = False, way_out: str = "") -> Any:
+    """What `torch.save` wrote, on the CPU.
+
+    Args:
+        trusted: whether code in the file may run, since the user knows where it comes from.
+        way_out: what a user can do about a file that needs it, for the message.
+
+    Raises:
+        ConfigError: if it cannot be read, or needs to run code and is not trusted.
+    """
     try:
-        checkpoint = torch.load(path, map_location=map_location, weights_only=True)
+        # Said explicitly: TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD would turn over torch's default.
+        return torch.load(path, map_location="cpu", weights_only=not trusted)
     except FileNotFoundError:
         raise ConfigError(f"checkpoint {path}: there is no such file") from None
     except IsADirectoryError:
@@ -161,16 +203,21 @@ def load_checkpoint(path: Path, map_location: str | torch.device = "cpu") -> dic
     except pickle.UnpicklingError as error:
         raise ConfigError(
             f"checkpoint {path}: holds more than tensors and plain types and is not loaded, "
-            f"since that could run code ({str(error).splitlines()[0]})"
+            f"since that could run code ({_what_torch_refused(error)}){way_out}"
         ) from error
     except Exception as error:  # What is no checkpoint fails in torch in many ways.
-        raise ConfigError(
-            f"checkpoint {path}: cannot be read ({type(error).__name__}); "
-            "it is torn or no checkpoint"
-        ) from error
-    if not isinstance(checkpoint, dict):
-        raise ConfigError(f"checkpoint {path}: holds a {type(checkpoint).__name__}, not a dict")
-    return checkpoint
+        why = f"{type(error).__name__}); it is torn or no checkpoint"
+        if trusted and isinstance(error, (ImportError, AttributeError)):
+            why = f"{error}); it needs the program that wrote it to be installed"
+        raise ConfigError(f"checkpoint {path}: cannot be read ({why}") from error
+
+
+def _what_torch_refused(error: pickle.UnpicklingError) -> str:
+    """The name of what a file wanted to call, out of torch's page of advice about it."""
+    text = str(error)
+    named = re.search(r"GLOBAL (\S+) was not an allowed global|[Uu]nsupported \w+ (\S+)", text)
+    name = next((n for n in named.groups() if n), "") if named else ""
+    return name or text.splitlines()[0]
 
 
 def sha256_of(path: Path) -> str:
@@ -203,7 +250,8 @@ def _write_whole(
         before_rename(hashing.hexdigest(), hashing.size)
         temporary.replace(path)
     except BaseException:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
         raise
     _fsync_folder(path.parent)
     return hashing.hexdigest(), hashing.size

@@ -6,6 +6,7 @@ training thread, at the loop's next safe point; nobody leaves the process before
 
 from __future__ import annotations
 
+import errno
 import logging
 import shutil
 from collections.abc import Callable, Iterable
@@ -18,7 +19,15 @@ from hookexp.checkpoint.store import CheckpointStore
 from hookexp.errors import ConfigError
 
 logger = logging.getLogger("hookexp")
-_ROOM_FOR_TEXT = 1 << 20
+_ROOM_FOR_TEXT = 1 << 18
+_WAYS_OUT = {
+    errno.ENOSPC: "Make room",
+    errno.EDQUOT: "Make room in your quota",
+    errno.EFBIG: "Raise the limit of file sizes (ulimit -f)",
+    errno.EROFS: "Make the folder writable",
+    errno.EACCES: "Make the folder writable",
+    errno.EPERM: "Make the folder writable",
+}
 
 
 class CheckpointWriter:
@@ -36,6 +45,9 @@ class CheckpointWriter:
         self._host_copy = HostCopy()
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
         self._in_flight: Future[Path] | None = None
+        self._name = ""
+        self._obsolete: list[str] = []
+        """What goes with the next checkpoint that is written, also after one that was not."""
         self.goes_on_after_failure = False
         """Whether a checkpoint that cannot be written ends the run or is warned about."""
 
@@ -53,6 +65,8 @@ class CheckpointWriter:
             ConfigError: if the save before it failed, or there is no room for this one.
         """
         self.wait()
+        self._name = name
+        self._obsolete += obsolete
         try:
             self._require_room(num_bytes(checkpoint))
         except OSError as error:
@@ -60,9 +74,7 @@ class CheckpointWriter:
             return
         if in_background:
             checkpoint = self._host_copy.copy(checkpoint)
-        self._in_flight = self._thread.submit(
-            self._write, checkpoint, name, tuple(obsolete), points_last
-        )
+        self._in_flight = self._thread.submit(self._write, checkpoint, name, points_last)
         if not in_background:
             self.wait()
 
@@ -86,26 +98,41 @@ class CheckpointWriter:
             self._fail(error)
 
     def _fail(self, error: OSError) -> None:
-        good = self.store.newest()
+        reason = error.strerror or str(error)
         message = (
-            f"a checkpoint could not be written into {self.store.folder} "
-            f"({error.strerror or error}); the last good one is {good.name if good else 'none'}. "
+            f"checkpoint {self._name} could not be written into {self.store.folder}: "
+            f"{reason[:1].lower()}{reason[1:]}. {self._last_good()}. "
         )
         if not self.goes_on_after_failure:
+            what = _WAYS_OUT.get(error.errno or 0, "Mend that")
             raise ConfigError(
-                f"{message}Make room and continue with resume=auto, or train on without it: "
+                f"{message}{what} and continue with resume=auto, or train on without it: "
                 "hooks.checkpoint.on_write_error=go_on"
             ) from error
         logger.warning("%sTraining goes on", message)
 
-    def _write(
-        self, checkpoint: dict[str, Any], name: str, obsolete: tuple[str, ...], points_last: bool
-    ) -> Path:
+    def _last_good(self) -> str:
+        try:
+            good = self.store.newest()
+        except (ConfigError, OSError) as error:
+            return str(error)
+        return f"The last good one is {good.name}" if good else "There is none before it"
+
+    def _write(self, checkpoint: dict[str, Any], name: str, points_last: bool) -> Path:
         self._flush()
-        return self.store.save(checkpoint, name, obsolete, points_last)
+        path = self.store.save(checkpoint, name, tuple(self._obsolete), points_last)
+        self._obsolete.clear()
+        return path
 
     def _require_room(self, needed: int) -> None:
         self.store.folder.mkdir(parents=True, exist_ok=True)
         free = shutil.disk_usage(self.store.folder).free
-        if free < needed + _ROOM_FOR_TEXT:
-            raise OSError(f"it needs {needed / 2**20:.0f} MiB and {free / 2**20:.0f} MiB are free")
+        needed += _ROOM_FOR_TEXT
+        if free < needed:
+            raise OSError(
+                errno.ENOSPC, f"it takes {_in_mib(needed)} and {_in_mib(free)} of the disk are free"
+            )
+
+
+def _in_mib(size: int) -> str:
+    return f"{size / 2**20:.{0 if size >= 10 << 20 else 1}f} MiB"

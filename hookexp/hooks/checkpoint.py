@@ -44,8 +44,10 @@ class CheckpointHook(Hook):
             host memory alone.
         on_write_error: `stop`, or `go_on` without the checkpoint: a warning says why, and the ones
             before it stay.
-        save_on_exception: after an error save `exception_iter_N.pth`, to look into; it may hold
-            half of an iteration, so `resume=auto` does not take it.
+        save_on_exception: after an error save `exception_iter_N.pth`. Where no iteration was
+            broken off, as in a validation or while a batch was fetched, `resume=PATH` continues
+            from it exactly; else it holds the weights alone, to look into, and inside of an
+            optimizer's step nothing is saved. `resume=auto` does not take it.
     """
 
     priority = Priority.VERY_LOW
@@ -61,8 +63,8 @@ class CheckpointHook(Hook):
         save_last: bool = True,
         save_best: str | Sequence[str] | None = None,
         rule: str | Sequence[str] | None = None,
-        greater_keys: Sequence[str] | None = None,
-        less_keys: Sequence[str] | None = None,
+        greater_keys: str | Sequence[str] | None = None,
+        less_keys: str | Sequence[str] | None = None,
         filename_tmpl: str | None = None,
         published_keys: str | Sequence[str] | None = None,
         save_begin: int = 0,
@@ -95,8 +97,8 @@ class CheckpointHook(Hook):
         self.save_last = save_last
         self.save_best = _as_list(save_best)
         self.rules = _checked_rules(_as_list(rule), self.save_best)
-        self.greater_keys = GREATER_KEYS if greater_keys is None else tuple(greater_keys)
-        self.less_keys = LESS_KEYS if less_keys is None else tuple(less_keys)
+        self.greater_keys = tuple(_as_list(greater_keys)) or GREATER_KEYS
+        self.less_keys = tuple(_as_list(less_keys)) or LESS_KEYS
         self.filename_tmpl = _checked_template(filename_tmpl, by_epoch)
         self.published_keys = _as_list(published_keys)
         self.save_begin = save_begin
@@ -177,7 +179,7 @@ class CheckpointHook(Hook):
     def on_exception(self, runner: Runner, error: BaseException) -> None:
         self._failed = True
         if self.save_on_exception and runner.mode == "train":
-            self._request(runner, f"exception_iter_{runner.iter}.pth", (), points_last=False)
+            self._save_broken(runner)
 
     def after_run(self, runner: Runner) -> None:
         if self.published_keys and runner.mode == "train" and not self._failed:
@@ -195,6 +197,7 @@ class CheckpointHook(Hook):
 
     def _save(self, runner: Runner, filename: str, at_iter: int) -> None:
         self._saved_at_iter = at_iter
+        runner.message_hub.update_info("last_ckpt", filename, keep=True)
         if filename in self._kept:
             self._kept.remove(filename)
         self._kept.append(filename)
@@ -204,14 +207,29 @@ class CheckpointHook(Hook):
             self._kept = self._kept[-self.max_keep_ckpts :]
         self._request(runner, filename, tuple(obsolete), points_last=True)
 
+    def _save_broken(self, runner: Runner) -> None:
+        """Other ranks may have no error, and would not join in a whole checkpoint."""
+        state, filename = runner.state, f"exception_iter_{runner.iter}.pth"
+        if state.is_stepping:
+            runner.logger.warning("nothing is saved: the error came inside the optimizer's step")
+            return
+        is_whole = state.is_sound and runner.world_size == 1
+        runner.logger.info(
+            "saving %s%s",
+            filename,
+            "" if is_whole else ", with the weights alone: the error broke off an iteration",
+        )
+        state.request_save(SaveRequest(filename, points_last=False, weights_alone=not is_whole))
+
     def _save_best(self, runner: Runner, metric: str, score: float) -> None:
         unit, number = ("epoch", runner.epoch) if runner.by_epoch else ("iter", runner.iter)
         filename = f"best_{re.sub(r'[^A-Za-z0-9@.+-]', '_', metric)}_{unit}_{number}.pth"
         previous = self._best.get(metric)
         obsolete = () if previous is None else (previous["file"],)
         self._best[metric] = {"score": score, "file": filename}
-        runner.message_hub.update_info("best_score", score)
-        runner.message_hub.update_info("best_ckpt", filename)
+        suffix = f"_{metric}" if len(self.save_best) > 1 else ""
+        runner.message_hub.update_info(f"best_score{suffix}", score, keep=True)
+        runner.message_hub.update_info(f"best_ckpt{suffix}", filename, keep=True)
         runner.logger.info("best %s so far: %.4f, saved as %s", metric, score, filename)
         self._request(runner, filename, obsolete, points_last=False)
 

@@ -5,7 +5,6 @@ Every scheduler class is importable from here, which is where the config's `_tar
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -42,8 +41,6 @@ __all__ = [
     "ReduceOnPlateauParamScheduler",
     "StepParamScheduler",
 ]
-
-logger = logging.getLogger("hookexp")
 
 
 class ParamSchedulers:
@@ -147,21 +144,9 @@ class ParamSchedulers:
         return {name: state for name, state in states.items() if state}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Put back what `state_dict` returned; schedulers may have come and gone since."""
-        for name, scheduler in self.schedulers.items():
-            if type(scheduler).state_dict is ParamScheduler.state_dict:
-                continue
-            if name in state:
-                scheduler.load_state_dict(state[name])
-            else:
-                logger.warning(
-                    "param_scheduler.%s has no state in the checkpoint and starts anew", name
-                )
-        for name in state:
-            if name not in self.schedulers:
-                logger.warning(
-                    "the checkpoint has a state of param_scheduler.%s, which this run lacks", name
-                )
+        """Put back what `state_dict` returned; schedulers that it does not have start fresh."""
+        for name, saved in state.items():
+            self.schedulers[name].load_state_dict(saved)
         self._write_again()
 
     def _write_again(self) -> None:

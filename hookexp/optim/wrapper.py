@@ -12,11 +12,13 @@ optimizer hook, or a task with several optimizers that steps by itself.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_, clip_grad_value_
 from torch.optim import Optimizer
 
@@ -44,6 +46,15 @@ class OptimWrapper:
         self.windows = Windows()
         """Which iterations share a step, as the optimizer hook has set it."""
         self._unscaled: set[str | None] = set()
+        self._names: dict[int, str] = {}
+        self._configured = {
+            name: [copy.deepcopy(_without_params(group)) for group in o.param_groups]
+            for name, o in self.optimizers.items()
+        }
+
+    def name_parameters(self, model: nn.Module) -> None:
+        """Know parameters by their names in a model, so that their states find them again."""
+        self._names = {id(p): name for name, p in model.named_parameters()}
 
     @property
     def optimizer(self) -> Optimizer:
@@ -97,7 +108,7 @@ class OptimWrapper:
         """Clip the gradients as set; returns their norm before that when clipping by norm."""
         if self.max_norm is None and self.clip_value is None:
             return None
-        parameters = [p for g in self._named(name).param_groups for p in g["params"]]
+        parameters = _parameters_of(self._named(name))
         if self.max_norm is not None:
             return clip_grad_norm_(parameters, self.max_norm, self.norm_type)
         assert self.clip_value is not None
@@ -130,29 +141,71 @@ class OptimWrapper:
             optimizer.zero_grad(self.set_to_none)
 
     def state_dict(self) -> dict[str, Any]:
-        """States of optimizers and scaler, and gradients of a window that is still open."""
+        """States of optimizers and scaler, and gradients of a window that is still open.
+
+        `names` has the parameters in the order of the optimizers' own numbering, `configured` the
+        hyper-parameters that the run began with.
+        """
         return {
-            "optimizers": {name: o.state_dict() for name, o in self.optimizers.items()},
+            "kinds": {name: type(o).__name__ for name, o in self.optimizers.items()},
+            "names": {name: self.names_of(name) for name in self.optimizers},
+            "configured": self._configured,
+            "optimizers": {name: _plain(o.state_dict()) for name, o in self.optimizers.items()},
             "scaler": self.scaler.state_dict(),
             "gradients": {
-                name: [
-                    None if p.grad is None else p.grad for g in o.param_groups for p in g["params"]
-                ]
+                name: [None if p.grad is None else p.grad for p in _parameters_of(o)]
                 for name, o in self.optimizers.items()
             },
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Put back what `state_dict` returned; the hyper-parameters of the config win."""
+        """Put back what `state_dict` returned, each parameter's by its name.
+
+        What a state does not have starts fresh. A hyper-parameter that the config has changed
+        since is as the config says now.
+        """
         for name, optimizer in self.optimizers.items():
-            configured = [_without_params(group) for group in optimizer.param_groups]
-            optimizer.load_state_dict(state["optimizers"][name])
-            for group, values in zip(optimizer.param_groups, configured, strict=True):
-                group.update(values)
-            parameters = [p for g in optimizer.param_groups for p in g["params"]]
-            for parameter, gradient in zip(parameters, state["gradients"][name], strict=True):
+            if state["kinds"].get(name) != type(optimizer).__name__:
+                continue
+            place = {saved: index for index, saved in enumerate(state["names"][name])}
+            places = [place.get(known) for known in self.names_of(name)]
+            saved = state["optimizers"][name]
+            optimizer.load_state_dict(
+                {
+                    **saved,
+                    "state": _moved(saved["state"], places),
+                    "param_groups": self._merged(name, state),
+                }
+            )
+            gradients = state["gradients"][name]
+            for parameter, index in zip(_parameters_of(optimizer), places, strict=True):
+                gradient = None if index is None else gradients[index]
                 parameter.grad = None if gradient is None else gradient.to(parameter.device)
-        self.scaler.load_state_dict(state["scaler"])
+        if state["scaler"]:
+            self.scaler.load_state_dict(state["scaler"])
+
+    def names_of(self, name: str) -> list[str]:
+        """An optimizer's parameters by name, in its order; by number where no model names them."""
+        parameters = _parameters_of(self.optimizers[name])
+        return [self._names.get(id(p), f"[{n}]") for n, p in enumerate(parameters)]
+
+    def _merged(self, name: str, state: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """The groups there are, with the values that have changed in training and not by hand.
+
+        Optimizers without schedules keep their progress in their groups; where the config says
+        what it said before, that is taken, else what it says now.
+        """
+        merged: list[dict[str, Any]] = self.optimizers[name].state_dict()["param_groups"]
+        before, saved = state["configured"][name], state["optimizers"][name]["param_groups"]
+        if len(saved) != len(merged):
+            return merged
+        for now, group, was, saved_group in zip(
+            self._configured[name], merged, before, saved, strict=True
+        ):
+            for key, value in saved_group.items():
+                if key not in group or (key in now and key in was and _equal(now[key], was[key])):
+                    group[key] = value
+        return merged
 
     def _named(self, name: str | None) -> Optimizer:
         if name is None:
@@ -182,6 +235,32 @@ def checked_clip(grad_clip: Mapping[str, Any]) -> dict[str, Any]:
 
 def _momentum_of(group: dict[str, Any]) -> float:
     return float(group["betas"][0] if "betas" in group else group.get("momentum", 0.0))
+
+
+def _parameters_of(optimizer: Optimizer) -> list[Tensor]:
+    return [p for group in optimizer.param_groups for p in group["params"]]
+
+
+def _moved(state: Mapping[Any, Any], places: list[int | None]) -> dict[Any, Any]:
+    """An optimizer's state under other numbers; what is not of a parameter stays as it is."""
+    moved = {key: value for key, value in state.items() if not isinstance(key, int)}
+    moved.update({new: state[old] for new, old in enumerate(places) if old in state})
+    return moved
+
+
+def _equal(one: Any, two: Any) -> bool:
+    if isinstance(one, Tensor) and isinstance(two, Tensor):
+        return torch.equal(one.cpu(), two.cpu())
+    return bool(one == two) if type(one) is type(two) else False
+
+
+def _plain(state: dict[str, Any]) -> dict[str, Any]:
+    """The state with Python's numbers for NumPy's, which a hook may have set in a group."""
+    groups = [
+        {k: v.item() if isinstance(v, np.generic) else v for k, v in group.items()}
+        for group in state["param_groups"]
+    ]
+    return {**state, "param_groups": groups}
 
 
 def _without_params(group: dict[str, Any]) -> dict[str, Any]:

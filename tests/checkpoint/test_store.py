@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+from pathlib import Path
 
 import pytest
 import torch
@@ -62,7 +63,26 @@ def test_the_order_of_a_save(tmp_path, monkeypatch):
         "rename to last_checkpoint",
         "fsync folder",
         "delete epoch_1.pth",
+        "delete .obsolete",
     ]
+
+
+def test_what_a_killed_save_had_not_deleted_goes_with_the_next_one(tmp_path, monkeypatch):
+    class Killed(BaseException):
+        pass
+
+    def unlink(path, missing_ok=False):
+        raise Killed
+
+    store = CheckpointStore(tmp_path)
+    store.save({"n": 1}, "epoch_1.pth")
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(Path, "unlink", unlink)
+        store.save({"n": 2}, "epoch_2.pth", obsolete=["epoch_1.pth"])
+    assert (tmp_path / "epoch_1.pth").exists()
+    CheckpointStore(tmp_path).save({"n": 3}, "epoch_3.pth")
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names == {"epoch_2.pth", "epoch_3.pth", "last_checkpoint"}
 
 
 def test_a_failed_write_leaves_everything_as_it_was(tmp_path, monkeypatch):

@@ -250,16 +250,6 @@ def test_the_state_holds_only_what_does_not_follow_from_the_position():
     assert schedulers["cosine"].state_dict() == {}
 
 
-def test_schedulers_that_have_come_or_gone_since_the_checkpoint_are_named(caplog):
-    optimizer = torch.optim.SGD([parameter()], lr=0.1)
-    plateau = ReduceOnPlateauParamScheduler(monitor="loss")
-    schedulers = bound(optimizer, {"new": plateau, "cosine": CosineAnnealingParamScheduler()})
-    with caplog.at_level(logging.WARNING, "hookexp"):
-        schedulers.load_state_dict({"old": {"best": 1.0}})
-    assert "param_scheduler.new has no state" in caplog.text
-    assert "param_scheduler.old" in caplog.text
-    assert "cosine" not in caplog.text
-
 
 def test_a_monitored_metric_that_is_not_measured():
     schedulers = ParamSchedulers(
