@@ -1,6 +1,21 @@
-"""`python -m hookexp`."""
+"""`python -m hookexp`, and the console script `hookexp`.
 
-from hookexp.app import main
+What is imported here is little, so that a signal in the seconds in which the rest is imported
+finds somebody who leaves with one line and the right code.
+"""
+
+from __future__ import annotations
+
+from hookexp.signals import leave_quietly
+
+
+def main() -> None:
+    """The command line; see `hookexp.app`."""
+    with leave_quietly():
+        from hookexp.app import main as run
+
+        run()
+
 
 if __name__ == "__main__":
     main()

@@ -21,8 +21,11 @@ class AppendFile:
         """Write a record; one that fits only in part (a full disk) is taken back.
 
         Raises:
-            OSError: if there was no room for it.
+            OSError: if there was no room for it, or the file was deleted.
         """
+        if os.fstat(self._file.fileno()).st_nlink == 0:
+            # The system would take it, into a file that nobody can find.
+            raise FileNotFoundError(f"{self._file.name!r} was deleted")
         num_written = self._file.write(record)
         if num_written != len(record):
             self._file.truncate(self.position - num_written)

@@ -11,6 +11,10 @@ class ConfigError(ValueError):
     """
 
 
+class NotFiniteError(ConfigError, FloatingPointError):
+    """A loss or a gradient that is no number; the message says what to try."""
+
+
 def add_note(error: BaseException, note: str) -> None:
     """Attach a line to an error's traceback; Python 3.10 keeps it for our own error report."""
     if hasattr(error, "add_note"):

@@ -8,6 +8,8 @@ replaces on the screen.
 from __future__ import annotations
 
 import logging
+import sys
+from contextlib import suppress
 
 FILE_ONLY = {"file_only": True}
 """Pass as `extra` to a logging call whose message the terminal shows in another form."""
@@ -33,6 +35,31 @@ class ConsoleHandler(logging.Handler):
             self.setLevel(logging.CRITICAL + 1)
         except Exception:
             self.handleError(record)
+
+
+class LogFile(logging.FileHandler):
+    """The log file; where the disk does not take a message, one line says so and the run goes on.
+
+    Python's own handler prints two tracebacks for every message that is lost.
+    """
+
+    _has_told = False
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        error = sys.exc_info()[1]
+        if not isinstance(error, OSError):
+            super().handleError(record)
+        elif not self._has_told:
+            self._has_told = True
+            print(
+                f"WARNING: {self.baseFilename} takes no more messages ({error.strerror}); the "
+                "terminal has them (this is said once)",
+                flush=True,
+            )
+
+    def close(self) -> None:
+        with suppress(OSError):
+            super().close()
 
 
 class ConsoleFormatter(logging.Formatter):

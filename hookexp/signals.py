@@ -9,12 +9,47 @@ from __future__ import annotations
 import os
 import signal
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
 from hookexp.state import RunState
 
 _EXIT_CODES = {"SIGTERM": 143, "SIGUSR1": 143, "SIGINT": 130}
+
+
+_asked_to_leave: list[int] = []
+"""Exit codes of signals that came outside of a run."""
+
+
+@contextmanager
+def leave_quietly() -> Iterator[None]:
+    """Outside of a run there is nothing to save: a signal leaves with one line and its code."""
+    _asked_to_leave.clear()
+    previous = {}
+    for name in _EXIT_CODES:
+        if hasattr(signal, name):
+            number = getattr(signal, name)
+            previous[number] = signal.signal(number, _leave)
+    try:
+        yield
+    except KeyboardInterrupt:
+        os.write(2, b"hookexp: interrupted\n")
+        raise SystemExit(_EXIT_CODES["SIGINT"]) from None
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def _leave(number: int, frame: FrameType | None) -> None:
+    name = signal.Signals(number).name
+    # What is being imported may catch the exception; then the run does not begin.
+    _asked_to_leave.append(_EXIT_CODES[name])
+    if name == "SIGINT":
+        raise KeyboardInterrupt
+    os.write(2, f"hookexp: stopped by {name}\n".encode())
+    raise SystemExit(_EXIT_CODES[name])
 
 
 class StopSignals:
@@ -26,6 +61,8 @@ class StopSignals:
         self._previous: dict[int, Any] = {}
 
     def __enter__(self) -> None:
+        if _asked_to_leave:
+            raise SystemExit(_asked_to_leave[0])
         # Python lets only the main thread set handlers; elsewhere the caller's stay.
         if threading.current_thread() is threading.main_thread():
             for name in _EXIT_CODES:

@@ -73,5 +73,8 @@ class Sink:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on where the log stood: what came after it will be logged again."""
 
+    def start_over(self) -> None:
+        """Forget what a killed run logged that left no checkpoint: all of it comes again."""
+
     def close(self) -> None:
         """Write out what is pending. Called once, always: also when `open` failed half-way."""

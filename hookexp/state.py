@@ -27,6 +27,8 @@ class SaveRequest:
     """Whether `last_checkpoint` should name this file."""
     in_background: bool = True
     """Whether training goes on while it is written."""
+    weights_alone: bool = False
+    """Without all that a resumed run needs, since it would not be that of one moment."""
 
 
 @dataclass
@@ -54,6 +56,10 @@ class RunState:
     save_requests: list[SaveRequest] = field(default_factory=list)
     stop_is_urgent: bool = False
     """Whether to leave at once, so that what is due next is left to the resumed run."""
+    is_sound: bool = False
+    """Whether all parts of the run stand at the same iteration, so that it could continue here."""
+    is_stepping: bool = False
+    """Whether an optimizer is at work, so that some weights may be new and some old."""
 
     def stop(self, reason: str, urgent: bool = False) -> None:
         """Ask the train loop to end at its next safe point; the first reason stays.

@@ -4,15 +4,24 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import pytest
 import torch
-from fakes import Recorder, TinyTask
+from fakes import Recorder, TinyData, TinyTask
 
 from hookexp.checkpoint.store import load_checkpoint
+from hookexp.data.loader import WorkerLoader
+from hookexp.data.sampler import BatchSampler
 from hookexp.hook import Hook
 from hookexp.hooks.checkpoint import CheckpointHook
 from hookexp.hooks.ema import EMAHook
+from hookexp.signals import leave_quietly
+
+ROOT = Path(__file__).parent.parent
 
 
 class Send(Hook):
@@ -104,3 +113,73 @@ def test_a_forked_process_is_not_concerned(make_runner):
     summary = make_runner({"fork": hook}, max_epochs=1).run("train")
     assert os.WTERMSIG(hook.status) == signal.SIGTERM
     assert summary.status == "finished"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_no_worker_of_the_data_loader_outlives_its_run(make_runner, number):
+    runner = make_runner(max_epochs=10**6, val_size=0)
+    sampler = BatchSampler(24, 4, seed=0, shuffle=True)
+    loader = WorkerLoader(TinyData(24), sampler, num_workers=2)
+    runner._parts.train_loader = runner.train_loop.dataloader = loader
+    pid = os.fork()
+    if pid == 0:
+        os._exit(runner.run("train").exit_code)
+    workers = wait_for(lambda: children_of(pid))
+    os.kill(pid, number)
+    code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    assert code == (143 if number == signal.SIGTERM else -9)
+    # They look whether their parent lives every few seconds.
+    assert wait_for(lambda: not any(Path(f"/proc/{worker}").exists() for worker in workers))
+
+
+def children_of(pid):
+    paths = Path(f"/proc/{pid}/task").glob("*/children")
+    children = [int(word) for path in paths for word in path.read_text().split()]
+    return children if len(children) == 2 else []
+
+
+def wait_for(condition, seconds=60.0):
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        found = condition()
+        if found:
+            return found
+        time.sleep(0.01)
+    raise AssertionError("it did not happen")
+
+
+@pytest.mark.parametrize(("name", "code"), [("SIGTERM", 143), ("SIGUSR1", 143), ("SIGINT", 130)])
+@pytest.mark.parametrize("is_caught", [True, False])
+def test_a_signal_before_a_run_begins(make_runner, capfd, name, code, is_caught):
+    """What is imported then may catch what a handler raises."""
+    pid = os.fork()
+    if pid == 0:
+        try:
+            with leave_quietly():
+                try:
+                    os.kill(os.getpid(), getattr(signal, name))
+                except BaseException:
+                    if not is_caught:
+                        raise
+                make_runner(max_epochs=1).run("train")
+        except SystemExit as error:
+            os._exit(error.code)
+        os._exit(99)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == code
+    said = "interrupted" if name == "SIGINT" else f"stopped by {name}"
+    if not (is_caught and name == "SIGINT"):
+        assert f"hookexp: {said}\n" in capfd.readouterr().err
+
+
+def test_what_starts_a_process_imports_little_before_it_knows_signals():
+    code = (
+        "import sys, hookexp.__main__\n"
+        "print(sum('hydra' in name or 'torch' in name for name in sys.modules))"
+    )
+    answer = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+    assert answer.stdout == "0\n"

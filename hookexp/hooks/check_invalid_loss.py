@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from hookexp import dist
+from hookexp.errors import NotFiniteError
 from hookexp.hook import Batch, Hook, Priority
 from hookexp.optim.guard import (
     KeptTensors,
@@ -53,7 +54,7 @@ class CheckInvalidLossHook(Hook):
 
     Raises:
         ValueError: for another action or interval.
-        FloatingPointError: in a run with action=raise; it names the iterations, counted from 1.
+        NotFiniteError: in a run with action=raise; it names the iterations, counted from 1.
     """
 
     priority = Priority.NORMAL
@@ -178,7 +179,7 @@ class CheckInvalidLossHook(Hook):
         more = f" and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
         message = f"loss or gradients were not finite at iteration {where}{more}"
         if self.action == "raise":
-            raise FloatingPointError(
+            raise NotFiniteError(
                 f"{message}; the weights are as before. Try a lower optimizer.lr, "
                 "hooks.optimizer.grad_clip.max_norm=1, trainer.precision=fp32, or "
                 "hooks.check_invalid_loss.action=skip to leave such batches out"

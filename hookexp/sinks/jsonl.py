@@ -55,6 +55,9 @@ class JsonlSink(Sink):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self._opened().cut(state["position"])
 
+    def start_over(self) -> None:
+        self._opened().cut(0)
+
     def close(self) -> None:
         if self._file is not None:
             self._file.close()

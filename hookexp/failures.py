@@ -1,0 +1,78 @@
+"""What the machine does to a run, said in one message: what happened, and what to try.
+
+Such an error is nobody's bug, and a page of traceback would hide what to change. The log file has
+the traceback.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+import torch
+
+from hookexp.errors import ConfigError, add_note
+
+if TYPE_CHECKING:
+    from hookexp.runner import Runner
+
+_OF_MEMORY = re.compile(r"DefaultCPUAllocator|not enough memory|can't allocate memory")
+_DEAD_WORKER = re.compile(r"DataLoader worker \(pid(?:\(s\))? ([\d, ]+)\) (.+)")
+_WORKERS_ERROR = re.compile(r"Caught (\w+) in DataLoader worker process (\d+)")
+
+
+def in_plain_words(error: BaseException, runner: Runner) -> ConfigError | None:
+    """The message for an error of the machine; None for any other.
+
+    An exception of the data set in a worker process stays what it is, and gains a note.
+    """
+    text = _text_of(error)
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)) or _OF_MEMORY.search(text):
+        return ConfigError(
+            f"out of memory {_where(runner)} ({_first_sentence(text) or type(error).__name__}). "
+            "Try a smaller data.batch_size; hooks/optimizer=accumulate keeps the batch of a step; "
+            f"trainer.precision=bf16 halves what a forward pass keeps. {_what_is_left(runner)}"
+        )
+    dead = _DEAD_WORKER.search(text)
+    if dead:
+        return ConfigError(
+            f"a worker of the data loader (process {dead[1]}) {dead[2].rstrip('. ')}, "
+            f"{_where(runner)}. Often memory ran out, in RAM or in /dev/shm: try fewer "
+            "data.num_workers or a smaller data.batch_size; data.num_workers=0 shows a crash of "
+            f"the data set itself. {_what_is_left(runner)}"
+        )
+    caught = _WORKERS_ERROR.search(text)
+    if caught:
+        add_note(
+            error,
+            f"{caught[1]} in worker {caught[2]} of the data loader, {_where(runner)}; "
+            "data.num_workers=0 runs the data set in this process, where a debugger reaches it",
+        )
+    return None
+
+
+def _text_of(error: BaseException) -> str:
+    """An error's text, and its cause's before it: torch names a worker's signal there."""
+    cause = error.__cause__ or error.__context__
+    known = str(cause) if cause is not None and _DEAD_WORKER.search(str(cause)) else ""
+    return f"{known}\n{error}".strip()
+
+
+def _first_sentence(text: str) -> str:
+    line = text.splitlines()[0] if text else ""
+    return re.split(r"(?<=[a-zA-Z])\. ", re.sub(r"^\[enforce fail.*?\] .*?\. ", "", line))[0]
+
+
+def _where(runner: Runner) -> str:
+    state = runner.state
+    return f"on {runner.device} in epoch {state.epoch + 1}, iteration {state.iter + 1}"
+
+
+def _what_is_left(runner: Runner) -> str:
+    try:
+        newest = runner.writer.store.newest()
+    except ConfigError as error:
+        return str(error)
+    if newest is None:
+        return "Nothing was saved yet"
+    return f"The last checkpoint is {newest.name}: resume=auto continues from it"

@@ -1,0 +1,346 @@
+"""Whatever raises, wherever: hooks are told, sinks are closed, the last checkpoint is whole."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+import signal
+from types import MethodType
+
+import pytest
+import torch
+from fakes import TinyData, TinyTask
+from test_resume import assert_equal
+from torch.nn.functional import dropout
+from torch.utils.data import Dataset
+
+from hookexp.checkpoint.store import CheckpointStore, load_checkpoint
+from hookexp.data.loader import WorkerLoader
+from hookexp.data.sampler import BatchSampler
+from hookexp.errors import ConfigError
+from hookexp.hook import MOUNT_POINTS, Hook, Priority
+from hookexp.hooks.check_invalid_loss import CheckInvalidLossHook
+from hookexp.hooks.checkpoint import CheckpointHook
+from hookexp.hooks.ema import EMAHook
+from hookexp.hooks.logger import LoggerHook
+from hookexp.sinks.jsonl import JsonlSink
+
+LATER = dict.fromkeys(
+    ("before_train_iter", "after_train_iter", "before_optim_step", "after_optim_step"), 3
+) | {"before_save_checkpoint": 2}
+"""The call at which it happens, where it is not the first."""
+NOTHING_SAVED = (
+    *("before_run", "before_train", "before_train_epoch"),
+    *(point for point in MOUNT_POINTS if "test" in point),
+)
+
+
+class Boom(Exception):
+    pass
+
+
+class Bomb(Hook):
+    """Raises at a mount point, when it is called for the n-th time."""
+
+    priority = Priority.NORMAL
+
+    def __init__(self, point, on_call=1):
+        def explode(self, runner, *args, **kwargs):
+            self.calls_left -= 1
+            if self.calls_left == 0:
+                raise Boom("boom")
+
+        self.calls_left = on_call
+        self._point = point
+        setattr(self, point, MethodType(explode, self))
+
+    def get_triggered_stages(self):
+        return [self._point]
+
+
+class Witness(Hook):
+    priority = Priority.LOWEST
+
+    def __init__(self):
+        self.calls = []
+
+    def on_exception(self, runner, error):
+        self.calls.append(("on_exception", str(error)))
+
+    def after_run(self, runner):
+        self.calls.append("after_run")
+
+
+class Dropping(TinyTask):
+    """Draws random numbers in training and in validation."""
+
+    def train_step(self, model, batch):
+        inputs, targets = batch
+        return super().train_step(model, (dropout(inputs, 0.3), targets))
+
+    def val_step(self, model, batch):
+        torch.rand(3)
+        return super().val_step(model, batch)
+
+
+def parts(**checkpoint):
+    return {
+        "logger": LoggerHook(interval=1),
+        "checkpoint": CheckpointHook(by_epoch=False, **checkpoint),
+        "ema": EMAHook(momentum=0.1),
+        "witness": Witness(),
+    }
+
+
+@pytest.fixture
+def run(make_runner, tmp_path):
+    def run(bombs=None, mode="train", folder="run", on_exception=False, **more):
+        jsonl = JsonlSink()
+        runner = make_runner(
+            {**parts(save_on_exception=on_exception), **(bombs or {})},
+            work_dir=tmp_path / folder,
+            sinks={"jsonl": jsonl},
+            task=Dropping(),
+            max_epochs=2,
+            val_size=16,
+            **more,
+        )
+        runner.jsonl = jsonl
+        error = None
+        try:
+            runner.run(mode)
+        except Boom as caught:
+            error = caught
+        return runner, error
+
+    return run
+
+
+def check_the_end(runner, error, point):
+    assert error is not None, f"{point} was never called"
+    expected = [("on_exception", "boom"), "after_run"]
+    calls = runner.hooks["witness"].calls
+    assert calls == (expected[::-1] if point == "after_run" else expected)
+    assert runner.jsonl._file is None, "the sink was not closed"
+    folder = runner.work_dir
+    assert list(folder.glob(".*.tmp")) == []
+    if (folder / "last_checkpoint").exists():
+        store = CheckpointStore(folder)
+        _, *lines = (folder / "last_checkpoint").read_text().splitlines()
+        assert all(store.is_whole(line.split()[2]) for line in lines)
+        assert store.newest() is not None
+
+
+@pytest.mark.parametrize("point", MOUNT_POINTS)
+def test_a_hook_that_raises_at(point, run, caplog):
+    bombs, more = {"bomb": Bomb(point, LATER.get(point, 1))}, {}
+    if point == "after_load_checkpoint":
+        run({"bomb": Bomb("before_train_iter", 3)})
+        more = {"resume": "auto"}
+    if point == "on_exception":
+        bombs["other"] = Bomb("after_train_iter", 4)
+    runner, error = run(bombs, "test" if "test" in point else "train", **more)
+    check_the_end(runner, error, point)
+    notes = "\n".join(error.__notes__)
+    if point == "on_exception":
+        notes, other = caplog.text, notes
+        assert other == "in hook 'other' (Bomb) at after_train_iter, epoch 1, iter 3"
+    where = "" if point == "on_exception" else f", epoch {runner.epoch}, iter {runner.iter}"
+    assert f"in hook 'bomb' (Bomb) at {point}{where}" in notes
+    if point not in NOTHING_SAVED:
+        assert (runner.work_dir / "last_checkpoint").exists()
+
+
+def losses_of(runner):
+    lines = (runner.work_dir / "scalars.jsonl").read_text().splitlines()
+    return [(r["mode"], r["step"], r.get("loss")) for r in map(json.loads, lines)]
+
+
+SOUND = (
+    *("before_val", "before_val_epoch", "before_val_iter", "after_val_iter"),
+    *("before_save_checkpoint", "fetch"),
+)
+BREAKING = [
+    *(p for p in MOUNT_POINTS if "train" in p or "optim" in p),
+    *("after_val_epoch", "after_val"),
+]
+
+
+class BreakingData:
+    """Data in memory whose n-th batch cannot be read, once."""
+
+    def __init__(self, on_call):
+        self.data, self.calls_left = TinyData(24), on_call
+
+    def __len__(self):
+        return len(self.data)
+
+    def get_batch(self, indices, generator):
+        self.calls_left -= 1
+        if self.calls_left == 0:
+            raise Boom("boom")
+        return self.data.get_batch(indices, generator)
+
+
+@pytest.mark.parametrize("point", BREAKING)
+def test_where_an_iteration_was_broken_off_the_weights_alone_are_saved(run, point):
+    count = {"before_train": 1, "after_train": 1}.get(point, 2)
+    broken, error = run({"bomb": Bomb(point, count)}, on_exception=True)
+    assert error is not None
+    path = broken.work_dir / f"exception_iter_{broken.iter}.pth"
+    assert set(load_checkpoint(path)) <= {"meta", "state_dict", "ema_state_dict"}
+    with pytest.raises(ConfigError, match=r"holds no loop, .*load_from=PATH"):
+        run(folder="rest", resume=str(path))
+
+
+@pytest.mark.parametrize("point", SOUND)
+def test_where_none_was_the_saved_file_continues_exactly(run, point):
+    if point == "fetch":
+        broken, error = run(on_exception=True, data=BreakingData(on_call=5))
+    else:
+        bomb = Bomb(point, 1 if point in ("before_val", "before_val_epoch") else 2)
+        broken, error = run({"bomb": bomb}, on_exception=True)
+    assert error is not None
+    path = broken.work_dir / f"exception_iter_{broken.iter}.pth"
+    assert CheckpointStore(broken.work_dir).newest().name.startswith("iter_")
+    rest, error = run(folder="rest", resume=str(path))
+    assert error is None
+    whole, _ = run(folder="whole")
+    one, two = (load_checkpoint(r.work_dir / "iter_6.pth") for r in (whole, rest))
+    for checkpoint in (one, two):
+        del checkpoint["meta"], checkpoint["message_hub"], checkpoint["hooks"]["checkpoint"]
+    assert_equal(one, two)
+    rows, tail = losses_of(whole), losses_of(rest)
+    assert tail and rows[-len(tail) :] == tail
+
+
+def test_inside_of_an_optimizer_step_nothing_is_saved(run, make_runner, caplog):
+    class Half(torch.optim.SGD):
+        def step(self, closure=None):
+            if self.param_groups[0]["params"][0].grad is not None and runner.iter == 2:
+                raise Boom("boom")
+            return super().step(closure)
+
+    runner = make_runner(parts(save_on_exception=True), max_epochs=2)
+    optimizer = Half(runner.model.parameters(), lr=0.1)
+    runner.optim_wrapper.optimizers["default"] = runner.optim_wrapper._first = optimizer
+    with pytest.raises(Boom):
+        runner.run("train")
+    assert sorted(p.name for p in runner.work_dir.glob("*.pth")) == ["iter_1.pth", "iter_2.pth"]
+    assert "nothing is saved: the error came inside the optimizer's step" in caplog.text
+
+
+# -- the machine, and numbers that are none -----------------------------------------------------
+
+
+class Falling(Dataset):
+    """Its sample 30 is a catastrophe; workers read a few batches ahead."""
+
+    def __init__(self, what):
+        self.what = what
+
+    def __len__(self):
+        return 32
+
+    def __getitem__(self, index):
+        if index == 30:
+            self.what()
+        return torch.ones(4), torch.ones(1)
+
+
+def die():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def raise_key_error():
+    raise KeyError("no label")
+
+
+def from_disk(runner, what, num_workers=2):
+    sampler = BatchSampler(32, 2, seed=0, shuffle=False)
+    loader = WorkerLoader(Falling(what), sampler, num_workers=num_workers)
+    runner._parts.train_loader = runner.train_loop.dataloader = loader
+    return runner
+
+
+def newest(runner):
+    return CheckpointStore(runner.work_dir).newest().name
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork.*:DeprecationWarning")
+def test_a_worker_that_dies_is_one_message_and_the_state_is_saved(make_runner):
+    runner = from_disk(make_runner(parts(save_on_exception=True), max_epochs=2), die)
+    with pytest.raises(ConfigError) as caught:
+        runner.run("train")
+    message = str(caught.value)
+    assert len(message.splitlines()) == 1
+    assert re.search(r"worker of the data loader \(process \d+\) is killed by signal: Kil", message)
+    assert "data.num_workers=0" in message and "in /dev/shm" in message
+    assert f"The last checkpoint is {newest(runner)}: resume=auto continues from it" in message
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork.*:DeprecationWarning")
+def test_an_exception_in_a_worker_keeps_its_type_and_gains_a_note(make_runner):
+    runner = from_disk(make_runner(parts(save_on_exception=True), max_epochs=2), raise_key_error)
+    with pytest.raises(KeyError) as caught:
+        runner.run("train")
+    assert "in worker" in caught.value.__notes__[-1]
+    assert "data.num_workers=0 runs the data set in this process" in caught.value.__notes__[-1]
+    assert "loop" in load_checkpoint(runner.work_dir / "exception_iter_15.pth")
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (
+            torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has"),
+            r"\(CUDA out of memory\)",
+        ),
+        (MemoryError(), r"\(MemoryError\)"),
+        (None, r"\(DefaultCPUAllocator: can't allocate memory: you tried to allocate \d+ bytes\)"),
+    ],
+)
+def test_out_of_memory_is_one_message_with_what_to_try(make_runner, error, said):
+    class Hungry(TinyTask):
+        def train_step(self, model, batch):
+            if runner.iter == 2:
+                torch.empty(1 << 60, dtype=torch.uint8) if error is None else throw(error)
+            return super().train_step(model, batch)
+
+    runner = make_runner(parts(), task=Hungry(), max_epochs=2)
+    with pytest.raises(ConfigError, match=rf"out of memory on cpu in epoch 1, iteration 3 {said}"):
+        runner.run("train")
+    runner = make_runner(parts(), task=Hungry(), max_epochs=2, resume="auto")
+    with pytest.raises(ConfigError) as caught:
+        runner.run("train")
+    assert len(str(caught.value).splitlines()) == 1
+    assert "smaller data.batch_size" in str(caught.value)
+    assert "The last checkpoint is iter_2.pth" in str(caught.value)
+
+
+def throw(error):
+    raise error
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_loss_that_is_no_number_stops_before_the_weights_change(make_runner, value):
+    class Diverging(TinyTask):
+        def train_step(self, model, batch):
+            outputs = super().train_step(model, batch)
+            return {"loss": outputs["loss"] * (value if runner.iter == 3 else 1.0)}
+
+    class Watch(Hook):
+        def before_train_iter(self, runner, batch_idx, data_batch=None):
+            self.weights = [p.detach().clone() for p in runner.model.parameters()]
+
+    hooks = {"invalid": CheckInvalidLossHook(interval=1), "watch": Watch(), **parts()}
+    runner = make_runner(hooks, task=Diverging(), max_epochs=2)
+    with pytest.raises(
+        ConfigError, match=r"not finite at iteration 4 .* Try a lower optimizer\.lr"
+    ):
+        runner.run("train")
+    for before, now in zip(runner.hooks["watch"].weights, runner.model.parameters(), strict=True):
+        assert torch.equal(before, now)
+    assert newest(runner) == "iter_3.pth"
