@@ -74,6 +74,8 @@ class Hook:
         priority: a `Priority`, its name, or a whole number 0 to 100. A hook with the smaller
             number is called first; equal ones in the order they were registered.
         opens: names of further mount points that this hook calls with `runner.call_hook`.
+        trains: whether the hook does the training itself, such as backward and the optimizer's
+            step; its share of the time is no overhead.
         swaps_weights: whether the hook exchanges the model's weights during validation. Only
             one hook of a run may.
         requires: names of hooks (their keys in the config) that have to be in the run as well.
@@ -87,6 +89,7 @@ class Hook:
 
     priority: int | str = Priority.NORMAL
     opens: ClassVar[tuple[str, ...]] = ()
+    trains: ClassVar[bool] = False
     swaps_weights: ClassVar[bool] = False
     requires: ClassVar[tuple[str, ...]] = ()
     conflicts: ClassVar[tuple[str, ...]] = ()

@@ -10,12 +10,14 @@ from __future__ import annotations
 import bisect
 import difflib
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from hookexp.contracts import check_contracts
 from hookexp.errors import ConfigError
 from hookexp.hook import FAN_INS, MOUNT_POINTS, Hook, Priority
+from hookexp.host_time import ITERATION_POINTS
 from hookexp.listeners import ALL_HOOKS, MMCV_FAN_INS, HookEntry, Listeners, Wrapper, listener
 
 if TYPE_CHECKING:
@@ -35,6 +37,9 @@ class HookList(Hook):
         self._opened: dict[str, str] = {}
         self._listeners: dict[str, Listeners] = {}
         self._wrappers: tuple[Wrapper, ...] = ()
+        self._clock: Wrapper | None = None
+        self._calls: dict[str, Callable[..., Any]] = {}
+        self._timed_calls: dict[str, Callable[..., Any]] | None = None
         self._bind()
 
     def register(self, hook: Any, name: str, priority: int | str | None = None) -> None:
@@ -78,6 +83,10 @@ class HookList(Hook):
     def __len__(self) -> int:
         return len(self.entries)
 
+    def that_train(self) -> frozenset[str]:
+        """Names of the hooks whose time is the training itself, such as the optimizer's."""
+        return frozenset(e.name for e in self.entries if getattr(e.hook, "trains", False))
+
     def call(self, point: str, runner: Runner, **kwargs: Any) -> None:
         """Call a mount point by name: one of ours, or one that a registered hook opens."""
         if point not in MOUNT_POINTS and point not in self._opened:
@@ -104,6 +113,22 @@ class HookList(Hook):
 
         return undo
 
+    def time_with(self, clock: Wrapper) -> None:
+        """Have the calls of hooks timed: inside `timed()` and, at rare mount points, always."""
+        self._clock = clock
+        self._set_calls()
+
+    @contextmanager
+    def timed(self) -> Iterator[None]:
+        """Call the mount points of an iteration through the clock of `time_with`."""
+        if self._timed_calls is None:
+            self._timed_calls = {point: self._call_of(point, True) for point in ITERATION_POINTS}
+        vars(self).update(self._timed_calls)
+        try:
+            yield
+        finally:
+            vars(self).update(self._calls)
+
     def _bind(self) -> None:
         """Find the listeners of every mount point."""
         points = (*MOUNT_POINTS, *self._opened)
@@ -123,14 +148,24 @@ class HookList(Hook):
 
     def _set_calls(self) -> None:
         """Set the call of every mount point as an attribute of the list."""
-        for point, listeners in self._listeners.items():
+        self._calls = {
+            point: self._call_of(point, is_timed=point not in ITERATION_POINTS)
+            for point in self._listeners
+        }
+        self._timed_calls = None
+        vars(self).update(self._calls)
+
+    def _call_of(self, point: str, is_timed: bool) -> Callable[..., Any]:
+        listeners = self._listeners[point]
+        for wrap in self._wrappers:
+            listeners = listeners.wrapped(wrap, point)
+        if is_timed and self._clock is not None:
+            listeners = listeners.wrapped(self._clock, point)
+        call = listeners.as_call(point)
+        if listeners.methods:
             for wrap in self._wrappers:
-                listeners = listeners.wrapped(wrap, point)
-            call = listeners.as_call(point)
-            if listeners.methods:
-                for wrap in self._wrappers:
-                    call = wrap(call, point, ALL_HOOKS)
-            setattr(self, point, call)
+                call = wrap(call, point, ALL_HOOKS)
+        return call
 
     def _refuse_doubles(self, hook: Any, name: str) -> None:
         for entry in self.entries:

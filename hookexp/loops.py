@@ -62,6 +62,7 @@ class TrainLoop:
         runner.model.train()
         if self.has_spent_budget:
             runner.logger.info("this run has ended already; a larger budget would continue it")
+        runner.host_time.begin(state.iter, runner.max_iters)
         hooks.before_train(runner)
         inside_epoch = state.batch_in_epoch > 0
         if inside_epoch:
@@ -73,16 +74,19 @@ class TrainLoop:
         self._reach_safe_point()
         while not self.is_done:
             if not inside_epoch:
+                state.is_sound = False
                 hooks.before_train_epoch(runner)
             inside_epoch = False
             if not self._train_on_batches():
                 break
+            state.is_sound = False
             hooks.after_train_epoch(runner)
             state.epoch += 1
             if runner.by_epoch:
                 state.batch_in_epoch = 0
                 self._note_validation(state.epoch)
             self._reach_safe_point()
+        state.is_sound = False
         hooks.after_train(runner)
         runner.save_requested()
 
@@ -90,9 +94,14 @@ class TrainLoop:
         """Train on the rest of the epoch; False if a stop left it unfinished."""
         runner, state = self.runner, self.runner.state
         by_epoch, max_iters = runner.by_epoch, runner.settings.max_iters
+        host_time = runner.host_time
         with closing(_fetch(runner, self.dataloader, state.batch_in_epoch)) as batches:
             for batch_idx, data_batch in batches:
-                self.run_iter(batch_idx, data_batch)
+                if state.iter == host_time.next_iter:
+                    with host_time.iteration(runner.hooks, runner.clock):
+                        self.run_iter(batch_idx, data_batch)
+                else:
+                    self.run_iter(batch_idx, data_batch)
                 state.iter += 1
                 state.batch_in_epoch += 1
                 if not by_epoch:
@@ -123,6 +132,7 @@ class TrainLoop:
     def run_iter(self, batch_idx: int, data_batch: Batch) -> None:
         """One iteration: forward, then whatever the hooks do with its outputs."""
         runner, hooks = self.runner, self.runner.hooks
+        runner.state.is_sound = False
         hooks.before_train_iter(runner, batch_idx=batch_idx, data_batch=data_batch)
         outputs = runner.outputs = runner.forward_train(data_batch)
         hooks.after_train_iter(runner, batch_idx=batch_idx, data_batch=data_batch, outputs=outputs)
@@ -158,6 +168,7 @@ class TrainLoop:
     def _reach_safe_point(self) -> None:
         """All hooks have run and the counters agree: save what was asked for, then validate."""
         runner, state = self.runner, self.runner.state
+        state.is_sound = True
         runner.writer.raise_failure()
         if state.save_requests:
             runner.save_requested()
@@ -165,6 +176,7 @@ class TrainLoop:
             assert runner.val_loop is not None
             if runner.val_loop.run() is not None:
                 state.phase = Phase.TRAIN
+                state.is_sound = True
                 runner.save_requested()
 
 
@@ -199,8 +211,12 @@ class EvalLoop:
                     self.run_iter(batch_idx, data_batch)
             self.metrics = scalars_to_floats(task.compute_metrics())
             runner.note_metrics(self.metrics)
+            runner.state.is_sound = False
             self._call(f"after_{mode}_epoch", metrics=self.metrics)
             self._call(f"after_{mode}")
+        except BaseException:
+            set_rng_state(generators)
+            raise
         finally:
             runner.model.train(was_training)
         return self.metrics

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -16,22 +17,26 @@ from torch.optim import Optimizer
 
 from hookexp import dist
 from hookexp.checkpoint import snapshot
-from hookexp.checkpoint.loading import load_into, path_to_load
+from hookexp.checkpoint.loading import load_into, read_start
 from hookexp.checkpoint.store import CheckpointStore
 from hookexp.checkpoint.writer import CheckpointWriter
 from hookexp.data.loader import WorkerLoader, num_batches
 from hookexp.errors import ConfigError
+from hookexp.failures import in_plain_words
 from hookexp.hook import Mode
+from hookexp.host_time import HostTime
 from hookexp.loops import EvalLoop, TrainLoop
 from hookexp.message_hub import MessageHub
 from hookexp.signals import StopSignals
-from hookexp.state import FetchClock, RunState, SaveRequest
+from hookexp.state import FetchClock, Phase, RunState, SaveRequest
 from hookexp.summary import Summary
 
 if TYPE_CHECKING:
     from hookexp.data.loader import Loader
     from hookexp.hook import Batch
     from hookexp.parts import Parts
+
+    _Step = Callable[[torch.nn.Module, Any], dict[str, Any]]
 
 
 class Runner:
@@ -45,6 +50,7 @@ class Runner:
         self.task = parts.task
         self.device = parts.device
         self.optim_wrapper = parts.optim_wrapper
+        self.optim_wrapper.name_parameters(dist.unwrap(parts.model))
         self.param_schedulers = parts.param_schedulers
         self.sinks = self.visualizer = parts.sinks
         self.objective = parts.objective
@@ -60,6 +66,8 @@ class Runner:
         self.state = RunState()
         self.clock = FetchClock()
         self.message_hub = MessageHub()
+        self.host_time = HostTime()
+        self.hooks.time_with(self.host_time.wrap)
         self.writer = CheckpointWriter(CheckpointStore(parts.work_dir), parts.sinks.flush)
         self.mode: Mode = "train"
         self.resumed = False
@@ -154,10 +162,14 @@ class Runner:
                 if mode == "train":
                     self._bind_param_schedulers()
                 self._load()
-                loop.run()
+                with self.host_time.whole_loop():
+                    loop.run()
                 self.writer.wait()
         except BaseException as error:
             self._tell_hooks(error)
+            plain = in_plain_words(error, self)
+            if plain is not None:
+                raise plain from error
             raise
         finally:
             for loader in (self.train_dataloader, self.val_dataloader, self.test_dataloader):
@@ -165,17 +177,31 @@ class Runner:
                     loader.close()
         summary = self._summarize(time.monotonic() - started)
         if self.rank == 0:
-            summary.write(self.work_dir, mode)
-        self.hooks.after_run(self)
+            try:
+                summary.write(self.work_dir, mode)
+            except OSError as error:
+                self.logger.warning("the summary could not be written: %s", error)
+        try:
+            self.hooks.after_run(self)
+        except BaseException as failure:
+            self._try_all([partial(self.hooks.on_exception, self, error=failure)])
+            raise
         if self.rank == 0:
             for line in summary.describe(self.work_dir, self._parts.words_of_an_evaluation):
                 self.logger.info(line)
+            for warning in summary.host_time.over(self.settings.hook_budget):
+                self.logger.warning(warning)
         return summary
 
     def forward_train(self, data_batch: Batch) -> dict[str, Any]:
         """The forward pass of training: device, autocast and the task's train_step."""
         with self._autocast:
             return self._train_step(self.model, self._place(data_batch))
+
+    def wrap_train_step(self, wrap: Callable[[_Step], _Step]) -> Callable[[], None]:
+        """Have every train_step go through `wrap(train_step)`; returns the undo."""
+        before, self._train_step = self._train_step, wrap(self._train_step)
+        return lambda: setattr(self, "_train_step", before)
 
     @torch.no_grad()
     def forward_eval(self, data_batch: Batch, mode: Mode) -> dict[str, Any]:
@@ -192,7 +218,10 @@ class Runner:
         grad_norm = wrapper.clip(name)
         if grad_norm is not None:
             self.message_hub.update_scalar("train/grad_norm", grad_norm)
-        if wrapper.step(name):
+        self.state.is_stepping = True
+        has_stepped = wrapper.step(name)
+        self.state.is_stepping = False
+        if has_stepped:
             if wrapper.is_leading(name):
                 self.state.optim_steps += 1
             self.hooks.after_optim_step(self)
@@ -252,12 +281,18 @@ class Runner:
 
     def _load(self) -> None:
         """Load what `resume` or `load_from` name, before training begins."""
-        resume = self._parts.resume
-        path = path_to_load(resume, self._parts.load_from, self.writer.store)
-        if path is not None:
+        parts, resume = self._parts, self._parts.resume
+        # Given back once it is in the run: it is as large as all of its state.
+        start, parts.start = parts.start, None
+        start = start or read_start(
+            resume, parts.load_from, self.writer.store, self.model, parts.load_from_trusted
+        )
+        if start is not None:
             self.resumed = resume is not None and self.mode == "train"
-            self._to_restore = load_into(self, path)
+            self._to_restore = load_into(self, start, parts.resume_ignore)
         elif resume == "auto":
+            self.sinks.start_over()
+            self.sinks.log_config(self.cfg)
             self.logger.info("resume=auto: no checkpoint in %s, training begins", self.work_dir)
         elif self.mode != "train":
             self.logger.warning(
@@ -276,6 +311,9 @@ class Runner:
             lambda: self.hooks.after_run(self),
             self.writer.wait,
         ]
+        self._try_all(calls)
+
+    def _try_all(self, calls: list[Callable[[], None]]) -> None:
         for call in calls:
             try:
                 call()
@@ -283,9 +321,14 @@ class Runner:
                 self.logger.exception("this failed too, while the run was ending with an error")
 
     def _summarize(self, seconds: float) -> Summary:
-        loop = self.train_loop
-        has_ended = self.mode == "train" and loop is not None and loop.has_spent_budget
-        reason = "" if has_ended else self.state.stop_reason
+        loop, state = self.train_loop, self.state
+        has_ended = (
+            self.mode == "train"
+            and loop is not None
+            and loop.has_spent_budget
+            and state.phase is Phase.TRAIN
+        )
+        reason = "" if has_ended else state.stop_reason
         return Summary(
             status="stopped" if reason else "finished",
             reason=reason,
@@ -294,5 +337,9 @@ class Runner:
             epoch=self.epoch,
             iter=self.iter,
             seconds=seconds,
-            exit_code=self.state.exit_code,
+            exit_code=state.exit_code,
+            host_time=self.host_time.shares(self.iter, self.hooks.that_train()),
+            max_epochs=self.settings.max_epochs,
+            max_iters=self.settings.max_iters,
+            is_final=has_ended or bool(reason and not state.stop_is_urgent),
         )

@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from hookexp.device import PRECISIONS
 from hookexp.errors import ConfigError
+from hookexp.precision import PRECISIONS
 
 DEFAULT_MAX_EPOCHS = 10
 _MODES = ("train", "val", "test")
+_COMPILE_MODES = ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
 
 
 @dataclass(frozen=True)
@@ -27,8 +28,10 @@ class TrainerSettings:
     dynamic_intervals: list[list[int]] = field(default_factory=list)
     device: str = "auto"
     precision: str = "fp32"
-    compile: bool | dict[str, Any] = False
+    compile: bool | str | dict[str, Any] = False
     channels_last: bool = False
+    tf32: bool | None = None
+    activation_checkpointing: list[str] = field(default_factory=list)
     deterministic: bool = False
     objective: str = "auto"
     verify_iters: int = 15
@@ -37,6 +40,7 @@ class TrainerSettings:
     limit_test_batches: int | None = None
     overfit_batches: int | None = None
     fast_dev_run: bool | int = False
+    hook_budget: float | None = 0.05
 
     def __post_init__(self) -> None:
         if self.max_epochs is not None and self.max_iters is not None:
@@ -55,10 +59,25 @@ class TrainerSettings:
         for name in ("channels_last", "deterministic"):
             if not isinstance(getattr(self, name), bool):
                 raise ConfigError(f"trainer.{name}={getattr(self, name)}: use true or false")
-        if not isinstance(self.compile, (bool, dict)):
+        if self.tf32 is not None and not isinstance(self.tf32, bool):
+            raise ConfigError(f"trainer.tf32={self.tf32}: use true, false or null (torch decides)")
+        if not isinstance(self.compile, (bool, dict)) and self.compile not in _COMPILE_MODES:
             raise ConfigError(
-                f"trainer.compile={self.compile}: use true, false, or arguments of torch.compile "
-                "such as {mode: reduce-overhead}"
+                f"trainer.compile={self.compile}: use true, false, a mode "
+                f"({', '.join(_COMPILE_MODES)}), or arguments of torch.compile such as "
+                "{fullgraph: true}"
+            )
+        names = self.activation_checkpointing
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            raise ConfigError(
+                f"trainer.activation_checkpointing={names}: use a list of the names of modules, "
+                "such as [blocks.*]"
+            )
+        budget = self.hook_budget
+        if budget is not None and (isinstance(budget, (bool, str)) or not 0 < budget <= 1):
+            raise ConfigError(
+                f"trainer.hook_budget={budget}: use a share of the time between 0 and 1, such as "
+                "0.05, or null for no warnings"
             )
         self._check_dynamic_intervals()
         for name in (*(f"limit_{mode}_batches" for mode in _MODES), "overfit_batches"):

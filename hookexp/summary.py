@@ -6,12 +6,14 @@ import json
 import math
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from hookexp.checkpoint.store import POINTER
 from hookexp.errors import ConfigError
+from hookexp.host_time import Shares
 from hookexp.monitor import infer_rule, is_better
 
 SUMMARY_FILE = "summary.json"
@@ -72,6 +74,32 @@ class Summary:
     seconds: float
     exit_code: int = 0
     """What the process leaves with: not 0 if a signal stopped the run."""
+    host_time: Shares = field(default_factory=Shares)
+    max_epochs: int | None = None
+    max_iters: int | None = None
+    is_final: bool = False
+    """Whether a training run is over, by its budget or by its own decision: nothing is left to
+    resume unless the budget grows. Not so where a signal or a time limit stopped it."""
+
+    @classmethod
+    def of_run_that_is_over(
+        cls, folder: Path, max_epochs: int | None, max_iters: int | None
+    ) -> Summary | None:
+        """How a run in this folder ended; None if there is none, or this budget lets it go on."""
+        try:
+            saved = json.loads((folder / SUMMARY_FILE).read_text(encoding="utf-8"))
+            if not saved["is_final"]:
+                return None
+            if (saved["max_epochs"], saved["max_iters"]) != (max_epochs, max_iters):
+                return None
+            objective = saved["objective"]
+            if objective is not None:
+                value = math.nan if objective["value"] is None else objective["value"]
+                objective = Objective(**{**objective, "value": value})
+            names = ("status", "reason", "metrics", "epoch", "iter", "seconds", "is_final")
+            return cls(objective=objective, **{name: saved[name] for name in names})
+        except (OSError, ValueError, KeyError, TypeError):
+            return None  # Without a summary that can be read, the checkpoints tell.
 
     @property
     def objective_value(self) -> float | None:
@@ -95,6 +123,8 @@ class Summary:
             lines.append(f"{'best ' if where else ''}{best.name} {best.value:.4f}{where}")
         if any(not math.isfinite(value) for value in self.metrics.values()):
             lines.append("a metric is not a finite number: hooks=+check_invalid_loss finds where")
+        if host_time := self.host_time.describe():
+            lines.append(host_time)
         lines.append(f"folder {shown}")
         if (folder / POINTER).exists():
             kept = self._best_checkpoint(folder)
@@ -122,8 +152,13 @@ class Summary:
         name = f"summary_{mode}.json" if beside else SUMMARY_FILE
         temporary = folder / f".{name}.tmp"
         text = json.dumps(_valid_json(asdict(self)), indent=2)
-        temporary.write_text(text + "\n", encoding="utf-8")
-        temporary.replace(folder / name)
+        try:
+            temporary.write_text(text + "\n", encoding="utf-8")
+            temporary.replace(folder / name)
+        except OSError:
+            with suppress(OSError):
+                temporary.unlink(missing_ok=True)
+            raise
 
 
 def _position(prefix: str, epoch: int, iteration: int) -> str:

@@ -13,12 +13,14 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "hookexp"
 
 FLOORS = {
-    0: ["errors", "append_file", "dist", "device", "seed", "log"],
-    1: ["hook", "state", "task", "sink", "monitor", "settings"],
+    0: ["errors", "append_file", "dist", "device", "seed", "log", "precision"],
+    1: ["hook", "host_time", "state", "task", "sink", "monitor", "settings"],
     2: [
         "hook_list",
+        "activation_checkpointing",
         "listeners",
         "contracts",
+        "failures",
         "compat.",
         "message_hub",
         "parts",
@@ -29,11 +31,12 @@ FLOORS = {
         "data.loader",
         "data.sampler",
         "data.prefetch",
+        "data.stream",
         "optim.",
     ],
     3: ["loops", "runner"],
     4: ["hooks.", "models.", "tasks.", "data.", "sinks."],
-    5: ["app", "build", "build_data", "verify", "compose.", "__main__"],
+    5: ["app", "build", "build_data", "build_model", "build_optim", "verify", "compose.", "__main__"],
 }
 MODULES = sorted(
     str(path.relative_to(PACKAGE).with_suffix("")).replace("/", ".")

@@ -38,6 +38,21 @@ def test_the_file_is_valid_json(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["summary.json"]
 
 
+def test_a_run_that_is_over_is_known_by_its_summary(tmp_path):
+    assert Summary.of_run_that_is_over(tmp_path, 3, None) is None
+    over = summary(max_epochs=3, is_final=True)
+    over.write(tmp_path)
+    assert Summary.of_run_that_is_over(tmp_path, 4, None) is None
+    found = Summary.of_run_that_is_over(tmp_path, 3, None)
+    assert found is not None
+    assert found.objective_value == 0.5
+    assert found.describe(tmp_path) == over.describe(tmp_path)
+    summary(max_epochs=3, status="stopped", reason="SIGTERM").write(tmp_path)
+    assert Summary.of_run_that_is_over(tmp_path, 3, None) is None
+    (tmp_path / "summary.json").write_text("{")
+    assert Summary.of_run_that_is_over(tmp_path, 3, None) is None
+
+
 def test_an_evaluation_leaves_the_summary_of_a_training_run_alone(tmp_path):
     (tmp_path / "last_checkpoint").write_text("")
     summary().write(tmp_path)
