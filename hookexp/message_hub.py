@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -143,17 +143,21 @@ class MessageHub:
             latest: names, without prefix, of which the last value counts instead.
         """
         latest = set(latest)
-        recent: dict[str, list[Scalar]] = {}
+        means: dict[str, float] = {}
+        unread: dict[str, list[Scalar]] = {}
         for key, scalar in self.scalars.items():
-            name = key.removeprefix(prefix)
-            if key.startswith(prefix) and scalar.values:
-                recent[name] = scalar.recent(1 if name in latest else window)
-        numbers = _to_floats([value for values in recent.values() for value in values])
-        means = {}
-        position = 0
-        for name, values in recent.items():
-            means[name] = sum(numbers[position : position + len(values)]) / len(values)
-            position += len(values)
+            if not (key.startswith(prefix) and scalar.values):
+                continue
+            name = key[len(prefix) :]
+            values = scalar.recent(1 if name in latest else window)
+            means[name] = 0.0
+            if _ONLY_FLOATS.issuperset(map(type, values)):
+                means[name] = sum(cast(list[float], values)) / len(values)
+            else:
+                unread[name] = values
+        numbers = iter(_to_floats([value for values in unread.values() for value in values]))
+        for name, values in unread.items():
+            means[name] = sum(islice(numbers, len(values))) / len(values)
         for key, gauge in self.gauges.items():
             if key.startswith(prefix):
                 means[key.removeprefix(prefix)] = gauge()
@@ -172,6 +176,9 @@ class MessageHub:
             self.update_info(key, value, keep=True)
 
 
+_ONLY_FLOATS = frozenset((float,))
+
+
 def _to_floats(values: list[Scalar]) -> list[float]:
     """Numbers of mixed kind as floats; tensors of one device are copied to the host together."""
     floats = [0.0] * len(values)
@@ -182,11 +189,18 @@ def _to_floats(values: list[Scalar]) -> list[float]:
         else:
             floats[index] = float(value)
     for indices in by_device.values():
-        tensors = [values[i] for i in indices]
-        flat = torch.stack([t.reshape(()).float() for t in tensors if isinstance(t, Tensor)])
+        flat = torch.stack([_as_float32(values[i]) for i in indices])
         for index, number in zip(indices, flat.tolist(), strict=True):
             floats[index] = number
     return floats
+
+
+def _as_float32(value: Any) -> Tensor:
+    """A tensor of one element as float32 of shape (); most are that already."""
+    if value.dtype is not torch.float32 or value.dim() > 0:
+        value = value.reshape(()).float()
+    tensor: Tensor = value
+    return tensor
 
 
 def scalars_to_floats(scalars: Mapping[str, Scalar]) -> dict[str, float]:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -52,36 +51,42 @@ class SinkList(Sink):
                 self._active[name] = sink
 
     def log_config(self, config: Mapping[str, Any]) -> None:
-        self._call_each(lambda sink: sink.log_config(config))
+        self._call_each(lambda _, sink: sink.log_config(config))
 
     def log_scalars(self, scalars: Mapping[str, float], step: int, point: LogPoint) -> None:
-        self._call_each(lambda sink: sink.log_scalars(scalars, step, point))
+        self._call_each(lambda _, sink: sink.log_scalars(scalars, step, point))
 
     def log_image(self, name: str, image: Tensor, step: int) -> None:
-        self._call_each(lambda sink: sink.log_image(name, image, step))
+        self._call_each(lambda _, sink: sink.log_image(name, image, step))
 
     def log_artifact(self, name: str, path: Path, step: int) -> None:
-        self._call_each(lambda sink: sink.log_artifact(name, path, step))
+        self._call_each(lambda _, sink: sink.log_artifact(name, path, step))
 
     def flush(self) -> None:
-        self._call_each(lambda sink: sink.flush())
+        self._call_each(lambda _, sink: sink.flush())
 
     def state_dict(self) -> dict[str, Any]:
         states: dict[str, Any] = {}
-        for name, sink in self._active.items():
-            with self._guarded(name):
-                states[name] = sink.state_dict()
+
+        def ask(name: str, sink: Sink) -> None:
+            states[name] = sink.state_dict()
+
+        self._call_each(ask)
         return states
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        for name, sink in self._active.items():
+        def tell(name: str, sink: Sink) -> None:
             if name in state:
-                with self._guarded(name):
-                    sink.load_state_dict(state[name])
+                sink.load_state_dict(state[name])
+
+        self._call_each(tell)
+
+    def start_over(self) -> None:
+        self._call_each(lambda _, sink: sink.start_over())
 
     def close(self) -> None:
         self._active = self.sinks
-        self._call_each(lambda sink: sink.close())
+        self._call_each(lambda _, sink: sink.close())
         self._active = {}
         for name, count in self._num_failures.items():
             if count > 1:
@@ -90,19 +95,14 @@ class SinkList(Sink):
                 )
         self._num_failures.clear()
 
-    def _call_each(self, call: Callable[[Sink], None]) -> None:
+    def _call_each(self, call: Callable[[str, Sink], None]) -> None:
         for name, sink in self._active.items():
-            with self._guarded(name):
-                call(sink)
-
-    @contextmanager
-    def _guarded(self, name: str) -> Iterator[None]:
-        try:
-            yield
-        except Exception as error:
-            self._num_failures[name] += 1
-            if self._num_failures[name] == 1:
-                self._warn(name, "failed, the run goes on (this is said once)", error)
+            try:
+                call(name, sink)
+            except Exception as error:
+                self._num_failures[name] += 1
+                if self._num_failures[name] == 1:
+                    self._warn(name, "failed, the run goes on (this is said once)", error)
 
     def _warn(self, name: str, what: str, error: Exception) -> None:
         self._logger.warning(

@@ -13,6 +13,11 @@ import torch
 from hookexp.hook import Batch, Hook, Mode, Priority
 from hookexp.runner import Runner
 
+_NAMES: dict[Mode, tuple[str, str]] = {
+    mode: (f"{mode}/data_time", f"{mode}/time") for mode in ("train", "val", "test")
+}
+"""Of the two scalars in the message hub, by mode."""
+
 
 class IterTimerHook(Hook):
     """`data_time` is the fetch of the batch; `time` is from the fetch on, data_time included.
@@ -39,8 +44,8 @@ class IterTimerHook(Hook):
 
     def _before_epoch(self, runner: Runner, mode: Mode = "train") -> None:
         if mode != "train":
-            runner.message_hub.clear(f"{mode}/time")
-            runner.message_hub.clear(f"{mode}/data_time")
+            for name in _NAMES[mode]:
+                runner.message_hub.clear(name)
 
     def _after_iter(
         self,
@@ -50,9 +55,10 @@ class IterTimerHook(Hook):
         outputs: dict[str, Any] | None = None,
         mode: Mode = "train",
     ) -> None:
-        clock, hub = runner.clock, runner.message_hub
-        hub.update_scalar(f"{mode}/data_time", clock.ended - clock.began)
-        hub.update_scalar(f"{mode}/time", perf_counter() - clock.began)
+        clock, update = runner.clock, runner.message_hub.update_scalar
+        data_time, time = _NAMES[mode]
+        update(data_time, clock.ended - clock.began)
+        update(time, perf_counter() - clock.began)
 
     def _eta(self, runner: Runner) -> float:
         assert runner.max_iters is not None

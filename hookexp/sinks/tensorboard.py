@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import google_crc32c
+
 from hookexp.append_file import AppendFile
 from hookexp.sink import LogPoint, Sink
 
@@ -90,6 +92,10 @@ class TensorboardSink(Sink):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self._opened().cut(state["position"])
 
+    def start_over(self) -> None:
+        self._opened().cut(0)
+        self._write(file_version="brain.Event:2")
+
     def close(self) -> None:
         if self._file is not None:
             self._file.close()
@@ -132,22 +138,8 @@ def frame_record(data: bytes) -> bytes:
 
 
 def _masked_crc32c(data: bytes) -> int:
-    crc = 0xFFFFFFFF
-    table = _CRC32C_TABLE
-    for byte in data:
-        crc = table[(crc ^ byte) & 0xFF] ^ (crc >> 8)
-    crc ^= 0xFFFFFFFF
+    crc: int = google_crc32c.value(data)
     return (((crc >> 15) | (crc << 17)) + 0xA282EAD8) & 0xFFFFFFFF
-
-
-def _crc32c_entry(value: int) -> int:
-    """The table entry of one byte, by CRC-32C's reflected polynomial (RFC 3720, appendix B.4)."""
-    for _ in range(8):
-        value = (value >> 1) ^ (0x82F63B78 if value & 1 else 0)
-    return value
-
-
-_CRC32C_TABLE = tuple(_crc32c_entry(byte) for byte in range(256))
 
 
 def encode_png(image: Tensor) -> bytes:
