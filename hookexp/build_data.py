@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import torch
@@ -9,22 +10,26 @@ from omegaconf import DictConfig, OmegaConf
 from torch.utils.data import DataLoader, IterableDataset
 
 from hookexp import dist
+from hookexp.compose.checks import whole_number
 from hookexp.compose.instantiate import instantiate
 from hookexp.data.loader import (
-    BatchStream,
+    BatchTransform,
     InMemory,
     Loader,
     MemoryLoader,
+    Movable,
     WorkerLoader,
     is_sample_dataset,
 )
 from hookexp.data.sampler import BatchSampler
+from hookexp.data.stream import BatchStream
 from hookexp.errors import ConfigError
 from hookexp.hook import Mode
 from hookexp.settings import TrainerSettings
 
 _DATA_SOURCES = ("train", "val", "test")
 _SAMPLER_OPTIONS = ("batch_size", "eval_batch_size", "shuffle", "drop_last")
+_MEMORY_OPTIONS = ("device_resident", "transform")
 
 
 def build_loader(
@@ -43,12 +48,14 @@ def build_loader(
     batch_size = options["batch_size"]
     if not training and options.get("eval_batch_size") is not None:
         batch_size = options["eval_batch_size"]
+    if not isinstance(source, InMemory):
+        _refuse_memory_options(options, source, path)
     if not is_sample_dataset(source):
-        return BatchStream(source, endless, settings.limit_of(split))
+        return _stream(source, endless, settings.limit_of(split), training)
     worker_options = _worker_options(options, device)
     if isinstance(source, IterableDataset):
         loader = DataLoader(source, batch_size=batch_size, **worker_options)
-        return BatchStream(loader, endless, settings.limit_of(split))
+        return _stream(loader, endless, settings.limit_of(split), training)
     if len(source) == 0:
         raise ConfigError(f"{path}: the data set is empty; {type(source).__name__} has length 0")
     sampler = BatchSampler(
@@ -68,31 +75,71 @@ def build_loader(
             "data.drop_last=true; use a smaller data.batch_size"
         )
     if isinstance(source, InMemory):
-        return MemoryLoader(source, sampler)
+        transform = _transform(data) if training else None
+        if not options.get("device_resident"):
+            return MemoryLoader(source, sampler, transform=transform)
+        return MemoryLoader(_moved(source, device, path), sampler, device, transform)
     return WorkerLoader(source, sampler, **worker_options)
+
+
+def _moved(source: InMemory, device: torch.device, path: str) -> InMemory:
+    """A data set in memory with its data on a device, for good."""
+    if not isinstance(source, Movable):
+        raise ConfigError(
+            f"data.device_resident=true: {type(source).__name__} ({path}) has no method "
+            "to(device); give it one, or set it to false"
+        )
+    try:
+        moved: InMemory = source.to(device)
+    except torch.cuda.OutOfMemoryError as error:
+        reason = str(error).splitlines()[0]
+        raise ConfigError(
+            f"data.device_resident=true: {path} does not fit on {device} ({reason}); use false"
+        ) from None
+    return moved
+
+
+def _transform(data: DictConfig) -> BatchTransform | None:
+    """What changes the training batches, as `transform(batch, generator)`."""
+    if data.get("transform") is None:
+        return None
+    transform: BatchTransform = instantiate(data.transform, "data.transform")
+    if not callable(transform):
+        raise ConfigError(
+            f"data.transform._target_={data.transform._target_}: makes a "
+            f"{type(transform).__name__}, which cannot be called with (batch, generator); "
+            "a function needs _partial_: true beside it"
+        )
+    return transform
+
+
+def _refuse_memory_options(options: dict[str, Any], source: Any, path: str) -> None:
+    for key in _MEMORY_OPTIONS:
+        if options.get(key):
+            raise ConfigError(
+                f"data.{key}: needs data that makes whole batches by index, and "
+                f"{type(source).__name__} ({path}) has no get_batch(indices, generator)"
+            )
+
+
+def _stream(source: Any, endless: bool, limit: int | None, training: bool) -> BatchStream:
+    stream = BatchStream(source, endless, limit)
+    doubts = stream.doubts() if training else ""
+    if doubts and dist.rank() == 0:
+        logging.getLogger("hookexp").warning("data.train: %s", doubts)
+    return stream
 
 
 def _worker_options(options: dict[str, Any], device: torch.device) -> dict[str, Any]:
     """The arguments of torch's DataLoader among the loader's settings."""
-    chosen = {k: v for k, v in options.items() if k not in _SAMPLER_OPTIONS and v is not None}
+    ours = (*_SAMPLER_OPTIONS, *_MEMORY_OPTIONS)
+    chosen = {k: v for k, v in options.items() if k not in ours and v is not None}
     if chosen.get("pin_memory") == "auto":
         chosen["pin_memory"] = device.type == "cuda"
     if chosen.get("num_workers", 0) == 0:
         chosen.pop("persistent_workers", None)
         chosen.pop("prefetch_factor", None)
     return chosen
-
-
-def whole_number(cfg: DictConfig, key: str, least: int, prefix: str = "") -> int:
-    """A whole number of the config.
-
-    Raises:
-        ConfigError: for anything else, or less than `least`.
-    """
-    value = cfg.get(key, least)
-    if not isinstance(value, int) or isinstance(value, bool) or value < least:
-        raise ConfigError(f"{prefix}{key}={value}: use a whole number, {least} or more")
-    return value
 
 
 def plain(cfg: DictConfig, resolve: bool = False) -> dict[str, Any]:

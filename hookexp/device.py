@@ -10,12 +10,7 @@ import torch
 from torch import Tensor
 
 from hookexp.errors import ConfigError
-
-PRECISIONS: dict[str, torch.dtype] = {
-    "fp32": torch.float32,
-    "bf16": torch.bfloat16,
-    "fp16": torch.float16,
-}
+from hookexp.precision import PRECISIONS
 
 
 def resolve_device(name: str, local_rank: int = 0) -> torch.device:
@@ -58,7 +53,7 @@ def autocast(device: torch.device, precision: str) -> AbstractContextManager[Any
         raise ConfigError(f"trainer.precision={precision}: use one of {', '.join(PRECISIONS)}")
     if precision == "fp32":
         return nullcontext()
-    return torch.autocast(device.type, dtype=PRECISIONS[precision])
+    return torch.autocast(device.type, dtype=getattr(torch, PRECISIONS[precision]))
 
 
 def batch_placer(device: torch.device, channels_last: bool) -> Callable[[Any], Any]:

@@ -49,6 +49,8 @@ def make_runner(tmp_path: Path) -> Callable[..., Runner]:
         with_optimizer: bool = True,
         resume: str | None = None,
         load_from: str | None = None,
+        load_from_trusted: bool = False,
+        resume_ignore: tuple[str, ...] = (),
         seed: int = 0,
         **settings: Any,
     ) -> Runner:
@@ -103,6 +105,8 @@ def make_runner(tmp_path: Path) -> Callable[..., Runner]:
                 objective=choose_objective(trainer.objective, task.metric_names),
                 resume=resume,
                 load_from=load_from,
+                load_from_trusted=load_from_trusted,
+                resume_ignore=resume_ignore,
             )
         )
 

@@ -155,12 +155,6 @@ def test_the_default_run_learns_in_other_formats(tmp_path, change):
     assert build_runner(cfg, tmp_path).run("train").objective_value > 0.9
 
 
-def test_compile_is_handed_on(tmp_path, monkeypatch):
-    asked = []
-    monkeypatch.setattr(torch, "compile", lambda f, **options: asked.append(options) or f)
-    build_runner(tiny("trainer.compile=true"), tmp_path)
-    build_runner(tiny("trainer.compile={mode: max-autotune}"), tmp_path)
-    assert asked == [{}, {"mode": "max-autotune"}]
 
 
 def test_determinism_is_switched_on(tmp_path):

@@ -124,6 +124,7 @@ def _attribute_state(owner: Any, name: str) -> _Undo:
 
 def _free_memory() -> None:
     """Let the next job begin with an empty device and without the last one's compiled code."""
+    gc.unfreeze()
     gc.collect()
     torch: Any = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_initialized():

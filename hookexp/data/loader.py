@@ -9,22 +9,26 @@ is. All three answer `iterate(start)`, `len()` and the names published hooks loo
 from __future__ import annotations
 
 import copy
-import logging
 import random
-from collections.abc import Callable, Iterable, Iterator, Sized
-from itertools import islice
+from collections.abc import Callable, Iterator
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler, default_collate
+from torch.utils.data import (
+    DataLoader,
+    Dataset,
+    IterableDataset,
+    Sampler,
+    default_collate,
+    get_worker_info,
+)
 
 from hookexp.data.sampler import BatchSampler
-from hookexp.seed import derive_seed
+from hookexp.data.stream import BatchStream
+from hookexp.seed import derive_seeds
 from hookexp.signals import ignore_stop_signals
-
-logger = logging.getLogger("hookexp")
 
 
 @runtime_checkable
@@ -34,20 +38,46 @@ class InMemory(Protocol):
     def __len__(self) -> int: ...
 
     def get_batch(self, indices: Tensor, generator: torch.Generator) -> Any:
-        """The collated batch of the samples at `indices` (int64, on the CPU).
+        """The collated batch of the samples at `indices` (int64, on the device of the data).
 
-        Random augmentation draws from `generator`, never from the global one.
+        Random augmentation draws from `generator`, never from the global one; it is on the same
+        device.
         """
 
 
-class MemoryLoader:
-    """Whole batches by index: no worker, no collating, one generator for each batch."""
+@runtime_checkable
+class Movable(InMemory, Protocol):
+    """A data set in memory that can be kept on the GPU, with `data.device_resident=true`."""
 
-    def __init__(self, dataset: InMemory, batch_sampler: BatchSampler) -> None:
+    def to(self, device: torch.device) -> Any:
+        """Move the data there for good, and return itself."""
+
+
+BatchTransform = Callable[[Any, torch.Generator], Any]
+
+
+class MemoryLoader:
+    """Whole batches by index: no worker, no collating, one generator for each batch.
+
+    Args:
+        device: where the data set's data is, and with it the indices and the generator. What a
+            generator draws from one seed differs between CPU and GPU.
+        transform: changes each batch, on that device, with the batch's generator.
+    """
+
+    def __init__(
+        self,
+        dataset: InMemory,
+        batch_sampler: BatchSampler,
+        device: torch.device | None = None,
+        transform: BatchTransform | None = None,
+    ) -> None:
         self.dataset = dataset
         self.sampler = self.batch_sampler = batch_sampler
         self.batch_size = batch_sampler.batch_size
-        self._generator = torch.Generator()
+        self.device = device or torch.device("cpu")
+        self.transform = transform
+        self._generator = torch.Generator(self.device)
 
     def __len__(self) -> int:
         return len(self.batch_sampler)
@@ -57,9 +87,10 @@ class MemoryLoader:
 
     def iterate(self, start: int) -> Iterator[Any]:
         """The batches of an epoch from number `start` on."""
-        generator = self._generator
-        for indices, seed in self.batch_sampler.batches(start):
-            yield self.dataset.get_batch(indices, generator.manual_seed(seed))
+        generator, transform = self._generator, self.transform
+        for indices, seed in self.batch_sampler.batches(start, self.device):
+            batch = self.dataset.get_batch(indices, generator.manual_seed(seed))
+            yield batch if transform is None else transform(batch, generator)
 
 
 class WorkerLoader:
@@ -115,56 +146,6 @@ class WorkerLoader:
         self.dataloader._iterator = None
 
 
-class BatchStream:
-    """An object that yields ready batches, such as a DataLoader of the user's own.
-
-    A start in mid-epoch reads and drops the batches before it. An endless stream starts over.
-
-    Args:
-        limit: the most batches of an epoch; None for all.
-    """
-
-    def __init__(
-        self, batches: Iterable[Any], endless: bool = False, limit: int | None = None
-    ) -> None:
-        self.batches = batches
-        self.endless = endless
-        self.limit = limit
-        self.dataset = getattr(batches, "dataset", batches)
-        self.sampler = getattr(batches, "sampler", None)
-        self.batch_sampler = getattr(batches, "batch_sampler", None)
-        self.batch_size = getattr(batches, "batch_size", None)
-
-    def __len__(self) -> int:
-        if not isinstance(self.batches, Sized):
-            raise TypeError(f"{type(self.batches).__name__} has no length")
-        return len(self.batches) if self.limit is None else min(len(self.batches), self.limit)
-
-    def __iter__(self) -> Iterator[Any]:
-        return self.iterate(0)
-
-    def iterate(self, start: int) -> Iterator[Any]:
-        """The batches from number `start` on."""
-        if start > 0:
-            logger.warning(
-                "data: %s cannot begin in mid-epoch; %d batches are read and dropped, and the run "
-                "is continued exactly only if it gives the same ones again",
-                type(self.batches).__name__,
-                start,
-            )
-        return islice(self._all(), start, None)
-
-    def _all(self) -> Iterator[Any]:
-        yield from islice(self.batches, self.limit)
-        while self.endless:
-            empty = True
-            for batch in islice(self.batches, self.limit):
-                empty = False
-                yield batch
-            if empty:
-                return
-
-
 Loader = MemoryLoader | WorkerLoader | BatchStream
 
 
@@ -178,7 +159,8 @@ def apart(loader: Loader) -> Loader:
         TypeError: for a stream that can be read only once.
     """
     if isinstance(loader, MemoryLoader):
-        return MemoryLoader(loader.dataset, copy.copy(loader.batch_sampler))
+        sampler = copy.copy(loader.batch_sampler)
+        return MemoryLoader(loader.dataset, sampler, loader.device, loader.transform)
     if isinstance(loader, WorkerLoader):
         sampler = copy.copy(loader.batch_sampler)
         return WorkerLoader(loader.dataset, sampler, collate_fn=loader._collate)
@@ -226,13 +208,14 @@ class _SeededIndices(Sampler[list[tuple[int, int]]]):
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         for indices, seed in self.batch_sampler.batches(self.start):
-            yield [(index, derive_seed(seed, n)) for n, index in enumerate(indices.tolist())]
+            seeds = derive_seeds((seed,), range(len(indices)))
+            yield list(zip(indices.tolist(), seeds, strict=True))
 
 
 class _SeededSamples(Dataset[Any]):
     """Seeds Python, NumPy and torch for each sample, and puts their states back afterwards.
 
-    Putting them back matters where there is no worker: the states are those of training.
+    They are put back where there is no worker, and the states are those of training.
     """
 
     def __init__(self, dataset: Dataset[Any]) -> None:
@@ -242,6 +225,8 @@ class _SeededSamples(Dataset[Any]):
         return len(self.dataset)  # type: ignore[arg-type]
 
     def __getitems__(self, positions: list[tuple[int, int]]) -> list[Any]:
+        if get_worker_info() is not None:
+            return [self._sample(index, seed) for index, seed in positions]
         states = random.getstate(), np.random.get_state(), torch.get_rng_state()
         try:
             return [self._sample(index, seed) for index, seed in positions]

@@ -38,10 +38,20 @@ class Prefetcher:
     def _copy_next(self, batches: Iterator[Any], stream: torch.cuda.Stream) -> list[Any] | None:
         """The next batch in a box, on its way to the device; None after the last."""
         for batch in batches:
+            if _is_there(batch):
+                # What is still being computed on the current stream is nobody else's to read.
+                return [self._place(batch)]
             pinned = map_tensors(batch, _pinned)
             with torch.cuda.stream(stream):
                 return [self._place(pinned)]
         return None
+
+
+def _is_there(batch: Any) -> bool:
+    """Whether any tensor of a batch is on a GPU already."""
+    found: list[Tensor] = []
+    map_tensors(batch, found.append)  # type: ignore[arg-type]
+    return any(tensor.is_cuda for tensor in found)
 
 
 def _pinned(tensor: Tensor) -> Tensor:

@@ -86,14 +86,21 @@ class StdlibText(Dataset[tuple[Tensor, Tensor]]):
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
         """The window `index` without a shift: input and target, int64 (block_size,)."""
-        inputs, targets = self._windows(torch.tensor([index * self.stride]))
+        inputs, targets = self._windows(
+            torch.tensor([index * self.stride], device=self.text.device)
+        )
         return inputs[0], targets[0]
+
+    def to(self, device: torch.device) -> StdlibText:
+        """Keep the text on a device."""
+        self.text = self.text.to(device)
+        return self
 
     def get_batch(self, indices: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """The windows of `indices` (batch,), shifted at random in the train split.
 
         Args:
-            indices: (batch,) int64 on the CPU.
+            indices: (batch,) int64, where the text is.
             generator: the only source of randomness.
 
         Returns:
@@ -101,11 +108,13 @@ class StdlibText(Dataset[tuple[Tensor, Tensor]]):
         """
         starts = indices * self.stride
         if self.shift_windows:
-            starts = starts + torch.randint(self.stride, starts.shape, generator=generator)
+            starts = starts + torch.randint(
+                self.stride, starts.shape, generator=generator, device=starts.device
+            )
         return self._windows(starts)
 
     def _windows(self, starts: Tensor) -> tuple[Tensor, Tensor]:
-        positions = starts[:, None] + torch.arange(self.block_size + 1)
+        positions = starts[:, None] + torch.arange(self.block_size + 1, device=starts.device)
         windows = self.text[positions].long()
         return windows[:, :-1], windows[:, 1:]
 

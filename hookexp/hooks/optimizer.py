@@ -35,6 +35,7 @@ class OptimizerHook(Hook):
     """
 
     priority = Priority.HIGH
+    trains = True
 
     def __init__(
         self,

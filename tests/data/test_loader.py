@@ -55,6 +55,38 @@ def test_a_start_reads_no_skipped_sample():
     assert len(loader.dataset.read) == 8
 
 
+class Counted(Dataset):
+    """Counts in shared memory how often each row is read, also by workers."""
+
+    def __init__(self):
+        self.read = torch.zeros(20, dtype=torch.int64).share_memory_()
+
+    def __len__(self):
+        return 20
+
+    def __getitem__(self, index):
+        self.read[index] += 1
+        return index
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork.*:DeprecationWarning")
+@pytest.mark.parametrize("num_workers", [0, 2])
+@pytest.mark.parametrize("endless", [False, True])
+def test_a_start_reads_nothing_but_the_rest_also_with_workers(num_workers, endless):
+    sampler = BatchSampler(20, 4, seed=3, shuffle=True, endless=endless, limit=5)
+    options = {"num_workers": num_workers}
+    if num_workers:
+        options |= {"multiprocessing_context": "fork", "prefetch_factor": 1}
+    loader = WorkerLoader(Counted(), sampler, **options)
+    batches = loader.iterate(8 if endless else 3)
+    rest = torch.cat([next(batches), next(batches)])
+    loader.close()
+    # Workers may be a batch ahead each, never behind: 2 + 2 batches of 4.
+    read = loader.dataset.read
+    assert bool((read[rest] >= 1).all())
+    assert 8 <= int(read.sum()) <= (16 if num_workers and endless else 8)
+
+
 def test_the_global_generators_are_left_as_they_were():
     random.seed(11)
     np.random.seed(11)

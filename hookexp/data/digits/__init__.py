@@ -46,8 +46,13 @@ class Digits(Dataset[tuple[Tensor, Tensor]]):
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
         return self.images[index], self.labels[index]
 
+    def to(self, device: torch.device) -> Digits:
+        """Keep the images and labels on a device."""
+        self.images, self.labels = self.images.to(device), self.labels.to(device)
+        return self
+
     def get_batch(self, indices: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """The collated batch of `indices` (int64, on the CPU), without a call per sample.
+        """The collated batch of `indices` (int64, where the data is), without a call per sample.
 
         Args:
             indices: (batch,) positions within the split.
@@ -56,7 +61,8 @@ class Digits(Dataset[tuple[Tensor, Tensor]]):
         Returns:
             Images (batch, 1, 8, 8) and labels (batch,).
         """
-        return self.images[indices], self.labels[indices]
+        # Half the time of `images[indices]`.
+        return self.images.index_select(0, indices), self.labels.index_select(0, indices)
 
 
 @cache

@@ -1,0 +1,91 @@
+"""From the config group `model` to a model on its device, and to the step that trains it."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from omegaconf import DictConfig
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from hookexp import dist
+from hookexp.activation_checkpointing import recompute_in_backward
+from hookexp.compose.instantiate import instantiate
+from hookexp.compose.wording import listed, nearest, on_one_line
+from hookexp.errors import ConfigError
+from hookexp.settings import TrainerSettings
+from hookexp.task import Task
+
+logger = logging.getLogger("hookexp")
+
+
+def build_model(cfg: DictConfig, settings: TrainerSettings, device: torch.device) -> nn.Module:
+    """The model, in its memory layout and on its device.
+
+    Raises:
+        ConfigError: for a target that makes no module, and modules to recompute that it lacks.
+    """
+    model = instantiate(cfg.model, "model")
+    if not isinstance(model, nn.Module):
+        raise ConfigError(
+            f"model._target_={cfg.model._target_}: makes a {type(model).__name__}, "
+            "which is no torch.nn.Module"
+        )
+    recompute_in_backward(model, settings.activation_checkpointing)
+    if settings.channels_last:
+        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return model.to(device)
+
+
+def across_ranks(model: nn.Module, device: torch.device) -> nn.Module:
+    """The model itself, or in a run of several ranks one that synchronises its gradients."""
+    if dist.world_size() == 1:
+        return model
+    return DistributedDataParallel(model, device_ids=[device] if device.type == "cuda" else None)
+
+
+def compiled_step(task: Task, settings: TrainerSettings) -> Callable[..., dict[str, Any]]:
+    """The task's `train_step`, compiled if `trainer.compile` says so; nothing else ever is.
+
+    Raises:
+        ConfigError: for arguments that torch.compile does not take.
+    """
+    if settings.compile is False:
+        return task.train_step
+    options: dict[str, Any] = {}
+    if isinstance(settings.compile, dict):
+        options = settings.compile
+    elif isinstance(settings.compile, str):
+        options = {"mode": settings.compile}
+    known = [name for name in inspect.signature(torch.compile).parameters if name != "model"]
+    for key in options:
+        if key not in known:
+            raise ConfigError(
+                f"trainer.compile.{key}: torch.compile has no such argument; it has: "
+                f"{listed(known)}{nearest(key, known)}"
+            )
+    try:
+        step = torch.compile(task.train_step, **options)
+    except Exception as error:
+        raise ConfigError(f"trainer.compile={settings.compile}: {on_one_line(error)}") from error
+    logger.info(
+        "trainer.compile: the first iterations compile and take long, a minute or more for a large "
+        "model; so does the first batch of another shape"
+    )
+    return step
+
+
+def set_numerics(settings: TrainerSettings) -> None:
+    """Set torch's flags for the whole process: determinism, and TensorFloat-32 on a GPU."""
+    if settings.deterministic:
+        torch.use_deterministic_algorithms(True)
+        torch.backends.cudnn.benchmark = False
+    if settings.tf32 is not None:
+        # Of torch's two interfaces this is the one that torch 2.6 has too, and that torch.compile
+        # can read: once matmul.fp32_precision is set, get_float32_matmul_precision raises.
+        torch.set_float32_matmul_precision("high" if settings.tf32 else "highest")
+        torch.backends.cudnn.allow_tf32 = settings.tf32

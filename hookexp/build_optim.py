@@ -1,0 +1,89 @@
+"""From the config group `optimizer` to the optimizers of a run, with their parameter groups."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+from torch import nn
+
+from hookexp.build_data import plain
+from hookexp.compose.instantiate import instantiate
+from hookexp.errors import ConfigError
+from hookexp.optim.param_groups import param_groups
+from hookexp.optim.wrapper import OptimWrapper
+from hookexp.settings import TrainerSettings
+
+
+def build_optim_wrapper(
+    cfg: DictConfig, settings: TrainerSettings, device: torch.device, model: nn.Module
+) -> OptimWrapper:
+    """One optimizer, or several that are named after the parts of the model they train.
+
+    Raises:
+        ConfigError: for a model without parameters, a name that is no part of it, and what the
+            optimizer refuses.
+    """
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    if not parameters:
+        raise ConfigError(f"model._target_={cfg.model._target_}: has no parameter to train")
+    nodes = {"default": cfg.optimizer}
+    if "_target_" not in cfg.optimizer:
+        nodes = {str(name): node for name, node in cfg.optimizer.items()}
+    optimizers = {}
+    for name, node in nodes.items():
+        path = "optimizer" if name == "default" else f"optimizer.{name}"
+        chosen = _parameters_of(model, parameters, name)
+        options = node.copy()
+        OmegaConf.set_struct(options, False)
+        groups = options.pop("param_groups", None)
+        if groups is not None:
+            chosen = _grouped(model, chosen, groups, options, path)
+        optimizers[name] = instantiate(options, path)(chosen)
+        _fill_momentum(optimizers[name])
+    scaler = torch.amp.GradScaler(device.type, enabled=settings.precision == "fp16")
+    return OptimWrapper(optimizers, scaler)
+
+
+def _fill_momentum(optimizer: torch.optim.Optimizer) -> None:
+    """Give each parameter of a fused SGD its momentum buffer now, of zeros.
+
+    Torch (2.13) makes the buffers of all parameters at once, at the first step, and its fused step
+    fails if some have none: a layer that thaws, or that gets its first gradient later. Beginning
+    with zeros comes to the same unless there is dampening, which spares the first gradient.
+    """
+    if not isinstance(optimizer, torch.optim.SGD):
+        return
+    for group in optimizer.param_groups:
+        if group["fused"] and group["momentum"] != 0 and group["dampening"] == 0:
+            for parameter in group["params"]:
+                optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+
+
+def _parameters_of(model: nn.Module, parameters: list[nn.Parameter], name: str) -> Any:
+    """All parameters, or those of the model's submodule an optimizer is named after."""
+    if name == "default":
+        return parameters
+    part = getattr(model, name, None)
+    if not isinstance(part, nn.Module):
+        children = ", ".join(child for child, _ in model.named_children())
+        raise ConfigError(
+            f"optimizer.{name}: several optimizers are named after parts of the model, and it "
+            f"has no part {name!r}; it has: {children}"
+        )
+    return [p for p in part.parameters() if p.requires_grad]
+
+
+def _grouped(
+    model: nn.Module,
+    parameters: list[nn.Parameter],
+    groups: DictConfig,
+    options: DictConfig,
+    path: str,
+) -> list[dict[str, Any]]:
+    """An optimizer's parameters in groups, as its `param_groups` says."""
+    ids = {id(p) for p in parameters}
+    names = [name for name, p in model.named_parameters() if id(p) in ids]
+    settings = {k: v for k, v in plain(options, resolve=True).items() if not k.startswith("_")}
+    return param_groups(model, names, plain(groups, resolve=True), settings, path)

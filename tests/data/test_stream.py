@@ -1,0 +1,288 @@
+"""Batches of the user's own go on where they stood, or the run says what it cannot promise."""
+
+from __future__ import annotations
+
+import copy
+import re
+
+import pytest
+import torch
+from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler
+
+from hookexp.build_data import _stream
+from hookexp.data.stream import BatchStream
+from hookexp.hook import Hook
+from hookexp.hooks.checkpoint import CheckpointHook
+from hookexp.hooks.optimizer import OptimizerHook
+from hookexp.seed import rng_state, set_rng_state
+
+BATCHES = 5
+
+
+class Rows(Dataset):
+    """Twenty rows, each its index and what the global generator gives."""
+
+    def __init__(self):
+        self.num_read = 0
+
+    def __len__(self):
+        return 4 * BATCHES
+
+    def __getitem__(self, index):
+        self.num_read += 1
+        return torch.tensor([float(index), torch.rand(()).item()])
+
+
+class Counter:
+    """Where a thing of the user's own stands: in which pass, and how far in it."""
+
+    def __init__(self):
+        self.passes, self.position = 0, 0
+
+    def state_dict(self):
+        return {"passes": self.passes, "position": self.position}
+
+    def load_state_dict(self, state):
+        self.passes, self.position = state["passes"], state["position"]
+
+    def numbers(self, length):
+        """The rest of a pass, whose order is another one in each pass."""
+        while self.position < length:
+            self.position += 1
+            yield (7 * self.position + self.passes) % length
+        self.passes, self.position = self.passes + 1, 0
+
+
+class OwnBatches(Counter):
+    num_read = 0
+
+    def __iter__(self):
+        for number in self.numbers(BATCHES):
+            self.num_read += 1
+            yield torch.tensor([float(number), self.position])
+
+
+class OwnRows(Counter, IterableDataset):
+    num_read = 0
+
+    def __iter__(self):
+        for number in self.numbers(4 * BATCHES):
+            self.num_read += 1
+            yield torch.tensor([float(number), torch.rand(()).item()])
+
+
+class OwnSampler(Counter, Sampler):
+    def __len__(self):
+        return 4 * BATCHES
+
+    def __iter__(self):
+        return self.numbers(4 * BATCHES)
+
+
+def own_batches():
+    return OwnBatches()
+
+
+def own_rows():
+    return DataLoader(OwnRows(), batch_size=4)
+
+
+def own_sampler():
+    return DataLoader(Rows(), batch_size=4, sampler=OwnSampler())
+
+
+def own_sampler_of_single_samples():
+    return DataLoader(Rows(), batch_size=None, sampler=OwnSampler())
+
+
+def shuffled():
+    return DataLoader(Rows(), batch_size=4, shuffle=True)
+
+
+def shuffled_by_its_own_generator():
+    return DataLoader(Rows(), batch_size=4, shuffle=True, generator=torch.Generator())
+
+
+class Training:
+    """Reads batches and draws random numbers, as a model with dropout would."""
+
+    def __init__(self, source, endless=False, limit=None):
+        torch.manual_seed(1)
+        self.source = source
+        self.stream = BatchStream(source, endless, limit)
+        self.endless = endless
+        self.batch_in_epoch = 0
+
+    def run(self, num_batches):
+        seen = []
+        while len(seen) < num_batches:
+            for batch in self.stream.iterate(self.batch_in_epoch):
+                seen.append([*batch.flatten().tolist(), torch.rand(()).item()])
+                self.batch_in_epoch += 1
+                if len(seen) == num_batches:
+                    break
+            else:
+                assert not self.endless
+                self.batch_in_epoch = 0
+        return seen
+
+    def save(self):
+        state = self.stream.state_dict(self.batch_in_epoch)
+        return copy.deepcopy((state, self.batch_in_epoch, rng_state()))
+
+    def load(self, saved):
+        state, self.batch_in_epoch, generators = saved
+        self.stream.load_state_dict(state)
+        set_rng_state(generators)
+
+
+@pytest.mark.parametrize("endless", [False, True])
+@pytest.mark.parametrize("saved_after", [2, 5, 8])
+@pytest.mark.parametrize(
+    "make",
+    [
+        own_batches,
+        own_rows,
+        own_sampler,
+        own_sampler_of_single_samples,
+        shuffled,
+        shuffled_by_its_own_generator,
+    ],
+)
+def test_a_resume_gives_the_rest_of_the_same_batches(make, saved_after, endless):
+    whole = Training(make(), endless).run(13)
+    stopped = Training(make(), endless)
+    first = stopped.run(saved_after)
+    saved = stopped.save()
+    resumed = Training(make(), endless)
+    torch.rand(3)
+    resumed.load(saved)
+    assert first + resumed.run(13 - saved_after) == whole
+
+
+@pytest.mark.parametrize("make", [own_batches, own_rows])
+def test_with_a_state_nothing_is_read_twice(make):
+    stopped = Training(make())
+    stopped.run(3)
+    resumed = Training(make())
+    resumed.load(stopped.save())
+    assert resumed.save()[0] == stopped.save()[0]
+    resumed.run(2)
+    source = getattr(resumed.source, "dataset", resumed.source)
+    assert source.num_read == (2 if make is own_batches else 8)
+
+
+def test_a_limit_counts_what_was_before_the_stop():
+    whole = Training(shuffled(), limit=3).run(6)
+    stopped = Training(shuffled(), limit=3)
+    first, saved = stopped.run(2), stopped.save()
+    resumed = Training(shuffled(), limit=3)
+    resumed.load(saved)
+    assert first + resumed.run(4) == whole
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork.*:DeprecationWarning")
+@pytest.mark.parametrize("make", ["sampler", "shuffled"])
+def test_workers_that_read_ahead_do_not_move_the_position(make):
+    def loader():
+        workers = {"num_workers": 2, "multiprocessing_context": "fork"}
+        if make == "sampler":
+            return DataLoader(Plain(), batch_size=4, sampler=OwnSampler(), **workers)
+        return DataLoader(Rows(), batch_size=4, shuffle=True, **workers)
+
+    class Plain(Dataset):
+        def __getitem__(self, index):
+            return torch.tensor([float(index)])
+
+    whole = Training(loader()).run(7)
+    stopped = Training(loader())
+    first, saved = stopped.run(3), stopped.save()
+    resumed = Training(loader())
+    resumed.load(saved)
+    assert first + resumed.run(4) == whole
+
+
+def test_the_loader_of_the_user_is_left_as_it_was():
+    loader = own_sampler()
+    before = dict(vars(loader))
+    Training(loader).run(2)
+    assert vars(loader) == before
+
+
+class Stateless(IterableDataset):
+    def __iter__(self):
+        return iter(range(20))
+
+
+class OddSampler(Sampler):
+    def __len__(self):
+        return 20
+
+    def __iter__(self):
+        return iter(range(20))
+
+
+@pytest.mark.parametrize(
+    ("source", "doubts"),
+    [
+        ([1, 2], ""),
+        (own_batches(), ""),
+        (own_rows(), ""),
+        (own_sampler(), ""),
+        (shuffled(), ""),
+        (iter([1]), "list_iterator has no state_dict and load_state_dict: .* the same ones again"),
+        (DataLoader(Stateless()), "Stateless has no state_dict"),
+        (DataLoader(OwnRows(), num_workers=2), "in the 2 workers' copies .*num_workers=0 resumes"),
+        (DataLoader(Rows(), sampler=OddSampler()), "OddSampler has no state_dict"),
+        (
+            DataLoader(Rows(), sampler=OwnSampler(), num_workers=2),
+            "what the DataLoader's 2 workers draw at random begins anew",
+        ),
+    ],
+)
+def test_what_cannot_be_promised(source, doubts):
+    said = BatchStream(source).doubts()
+    assert bool(said) == bool(doubts)
+    if doubts:
+        assert re.search(doubts, said)
+
+
+@pytest.mark.parametrize("budget", [{"max_epochs": 3}, {"max_iters": 13}])
+@pytest.mark.parametrize("stop_at", [3, 5, 8])
+def test_a_run_goes_on_in_its_own_batches(make_runner, tmp_path, budget, stop_at):
+    class Pairs(OwnBatches):
+        def __iter__(self):
+            for row in super().__iter__():
+                yield row.repeat(8, 2), row.repeat(8, 1)[:, :1]
+
+    read = []
+
+    def run(folder, iterations=None, **more):
+        hooks = {"optimizer": OptimizerHook(), "checkpoint": CheckpointHook(by_epoch=False)}
+        runner = make_runner(hooks, work_dir=folder, with_optimizer=False, **budget, **more)
+        source = Pairs()
+        stream = BatchStream(source, endless=not runner.by_epoch)
+        runner._parts.train_loader = runner.train_loop.dataloader = stream
+
+        class Watch(Hook):
+            def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+                read.append(data_batch[0][0].tolist())
+                if runner.iter + 1 == iterations:
+                    runner.state.stop("enough", urgent=True)
+
+        runner.register_hook(Watch())
+        runner.run("train")
+        return source.num_read
+
+    run(tmp_path / "whole")
+    whole, read[:] = list(read), []
+    run(tmp_path / "cut", stop_at)
+    num_read = run(tmp_path / "cut", resume="auto")
+    assert read == whole
+    assert num_read == len(whole) - stop_at
+
+
+@pytest.mark.parametrize(("training", "times"), [(True, 1), (False, 0)])
+def test_a_run_says_once_what_it_cannot_promise(caplog, training, times):
+    _stream(DataLoader(Stateless()), endless=False, limit=None, training=training)
+    assert caplog.text.count("data.train: Stateless has no state_dict") == times

@@ -1,0 +1,105 @@
+"""A step replayed from a CUDA graph gives the result of the same step launched one by one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+
+import hookexp.app  # noqa: F401  (registers the plugins)
+from hookexp.build import build_runner
+from hookexp.compose.conf_dir import conf_dir
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
+]
+
+
+def trained(folder: Path, *overrides: str):
+    folder.mkdir(parents=True)
+    common = ["trainer.device=cuda", "trainer.max_iters=50", "sinks=none", "data.val=null"]
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        cfg = compose("config", overrides=[*common, "hooks.checkpoint.interval=-1", *overrides])
+    runner = build_runner(cfg, folder)
+    runner.run("train")
+    return runner
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["model.dropout=0.2"],
+        ["optimizer=adamw", "hooks.optimizer.grad_clip.max_norm=0.5"],
+        ["optimizer=adamw", "optimizer.fused=null"],
+        ["trainer.precision=bf16", "trainer.channels_last=true"],
+        ["data.device_resident=true"],
+        ["trainer.compile=true"],
+    ],
+    ids=" ".join,
+)
+def test_the_graph_gives_the_same_run(tmp_path, overrides):
+    """Over two epochs, with dropout, a schedule, and a last batch of another size in each."""
+    usual = trained(tmp_path / "usual", *overrides)
+    graphed = trained(tmp_path / "graphed", "hooks/optimizer=graphed", *overrides)
+    assert graphed.state.optim_steps == usual.state.optim_steps == 50
+    for name in usual.message_hub.scalars:
+        if name.startswith("train/") and "time" not in name and "memory" not in name:
+            one = torch.tensor([float(v) for v in usual.message_hub.scalars[name].values])
+            two = torch.tensor([float(v) for v in graphed.message_hub.scalars[name].values])
+            torch.testing.assert_close(one, two, rtol=0.05, atol=0.02, msg=name)
+    losses = [float(v) for v in graphed.message_hub.scalars["train/loss"].values]
+    assert len(set(losses)) > 40, "each value is a copy of its own"
+
+
+def test_a_resumed_run_goes_on_with_the_schedule(tmp_path):
+    words = ["hooks/optimizer=graphed", "optimizer=adamw", "hooks.checkpoint.interval=20"]
+    words += ["hooks.checkpoint.by_epoch=false"]
+    whole = trained(tmp_path / "whole", *words)
+    resume = f"resume={tmp_path / 'whole' / 'iter_20.pth'}"
+    rest = trained(tmp_path / "rest", *words, resume)
+    assert rest.resumed and rest.iter == 50
+    torch.testing.assert_close(
+        torch.tensor(rest.optim_wrapper.get_lr()["lr"]),
+        torch.tensor(whole.optim_wrapper.get_lr()["lr"]),
+    )
+    for one, two in zip(whole.model.parameters(), rest.model.parameters(), strict=True):
+        torch.testing.assert_close(one, two, rtol=0.05, atol=0.02)
+
+
+def test_replaying_makes_the_host_wait_for_nothing(tmp_path):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        overrides = ["trainer.device=cuda", "trainer.max_iters=12", "sinks=none", "data.val=null"]
+        overrides += ["hooks=none", "+hooks/optimizer=graphed", "data.drop_last=true"]
+        runner = build_runner(compose("config", overrides=overrides), folder)
+
+    def watch(step):
+        seen = []
+
+        def call(model, batch):
+            seen.append(1)
+            torch.cuda.set_sync_debug_mode("error" if len(seen) > 5 else "default")
+            return step(model, batch)
+
+        return call
+
+    try:
+        runner.hooks.register(_WrapAgain(watch), "watch")
+        runner.run("train")
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert runner.iter == 12
+
+
+class _WrapAgain:
+    """Goes around the graphed step, whose hook is called before this one."""
+
+    def __init__(self, watch):
+        self._watch = watch
+
+    def before_train(self, runner):
+        runner.wrap_train_step(self._watch)
