@@ -1,164 +1,169 @@
 """What an iteration costs beyond the loop one would write by hand, in microseconds.
 
     python tests/bench/overhead.py
+    python tests/bench/overhead.py --window 10     # on a machine that is busy with other work
+    python tests/bench/overhead.py --profile 1     # what our hooks and log points spend it on
 
-A tiny MLP (32 -> 32 -> 10, batch 8, SGD with momentum, batches in memory) on one thread, against a
-bare loop in the same process: repeats are interleaved and the least of each counts, since other
-work on the machine only ever adds.
+A tiny MLP (32 -> 32 -> 10, batch 8, SGD with momentum, batches in memory) on one thread. The clock
+is read every `window` batches and the fastest window of all repeats counts; one of 100 holds ten
+log points, one of 10 a single one, and is more often undisturbed.
 """
 
 from __future__ import annotations
 
-import argparse
+import cProfile
 import logging
-import sys
-import tempfile
+import pstats
 import time
 from collections.abc import Callable
-from pathlib import Path
-from typing import Any
+from dataclasses import replace
 
-TESTS = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(TESTS), str(TESTS.parent)]
-
+import timing
 import torch
-from fakes import TinyTask
-from hydra import compose, initialize_config_dir
-from torch import nn
+import workloads
+from peers import ignite_us, installed, lightning_us, mmengine_us
+from workloads import LEAN, NO_SAVES, TINY, Workload, bare_us, our_us
 
-import hookexp.app  # noqa: F401  (registers the plugins)
-from hookexp.build import build_runner
-from hookexp.compose.conf_dir import conf_dir
-from hookexp.hook import Hook
+from hookexp.hook_list import HookList
 
-HERE = "overhead"
-SAME_OPTIMIZER = ["optimizer.lr=0.1", "optimizer.nesterov=false", "optimizer.weight_decay=0"]
+DEFAULT = NO_SAVES
+Row = tuple[str, str, str, str, str]
+COLUMNS = ("per iteration", "us", "beyond, us", "ratio", "target, us")
 
 
-class Classify(TinyTask):
-    def train_step(self, model: nn.Module, batch: Any) -> dict[str, Any]:
-        return {"loss": nn.functional.cross_entropy(model(batch[0]), batch[1])}
+def row(name: str, cost: float, reference: float | None = None, target: str = "") -> Row:
+    if reference is None:
+        return name, f"{cost:.1f}", "", "", target
+    return name, f"{cost:.1f}", f"{cost - reference:+.1f}", f"{cost / reference:.2f}", target
 
 
-class NoOp(Hook):
-    def before_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None) -> None:
-        pass
-
-    def after_train_iter(
-        self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None
-    ) -> None:
-        pass
-
-
-class Batches:
-    """A hundred batches in memory, again and again."""
-
-    def __init__(self, num_batches: int) -> None:
-        generator = torch.Generator().manual_seed(0)
-        self.some = [
-            (
-                torch.randn(8, 32, generator=generator),
-                torch.randint(0, 10, (8,), generator=generator),
-            )
-            for _ in range(100)
-        ]
-        self.num_batches = num_batches
-
-    def __iter__(self) -> Any:
-        return (self.some[n % 100] for n in range(self.num_batches))
-
-    def __len__(self) -> int:
-        return self.num_batches
+def cases_of_ours(tiny: Workload, iters: int) -> dict[str, Callable[[], float]]:
+    return {
+        "bare": lambda: bare_us(tiny, iters),
+        "bare, schedule": lambda: bare_us(tiny, iters, with_schedule=True),
+        "lean": lambda: our_us(tiny, iters, *LEAN),
+        "lean, 100": lambda: our_us(tiny, iters, *LEAN, num_no_ops=100),
+        "default": lambda: our_us(tiny, iters, *DEFAULT),
+        "default, no sinks": lambda: our_us(tiny, iters, *DEFAULT, "sinks=none"),
+        "default, no log point": lambda: our_us(
+            TINY, iters, *DEFAULT, f"hooks.logger.interval={iters}"
+        ),
+    }
 
 
-def mlp() -> nn.Module:
-    return nn.Sequential(nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, 10))
+def cases_of_peers(tiny: Workload, iters: int) -> dict[str, Callable[[], float]]:
+    here = installed()
+    cases: dict[str, Callable[[], float]] = {}
+    if here["MMEngine"]:
+        cases |= {
+            "MMEngine, none": lambda: mmengine_us(tiny, iters, default_hooks=False),
+            "MMEngine, 100": lambda: mmengine_us(tiny, iters, False, num_no_ops=100),
+            "MMEngine, default": lambda: mmengine_us(tiny, iters),
+        }
+    if here["Lightning"]:
+        cases |= {
+            "Lightning, none": lambda: lightning_us(tiny, iters, barebones=True),
+            "Lightning, 100": lambda: lightning_us(tiny, iters, True, num_no_ops=100),
+            "Lightning, default": lambda: lightning_us(tiny, iters),
+        }
+    if here["Ignite"]:
+        cases |= {
+            "Ignite, none": lambda: ignite_us(tiny, iters),
+            "Ignite, 100": lambda: ignite_us(tiny, iters, num_no_ops=100),
+            "Ignite, default": lambda: ignite_us(tiny, iters, with_logging=True),
+        }
+    return cases
 
 
-def bare(iters: int, with_schedule: bool) -> float:
-    model = mlp()
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, fused=True)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, iters)
-    batches = Batches(iters)
-    began = time.perf_counter()
-    for inputs, targets in batches:
-        loss = nn.functional.cross_entropy(model(inputs), targets)
-        loss.backward()
-        optimizer.step()
-        if with_schedule:
-            schedule.step()
-        optimizer.zero_grad()
-    return time.perf_counter() - began
+def mount_point_us(repeats: int, calls: int = 200_000) -> tuple[float, float]:
+    """A mount point nobody listens to, as the loop calls it, beyond an empty loop; and a call
+    of an empty function with the same arguments, which no framework can go below."""
+    hooks, runner, batch = HookList(), object(), object()
 
-
-def ours(iters: int, *overrides: str, num_no_ops: int = 0) -> float:
-    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        cfg = compose(
-            "config",
-            overrides=[
-                "trainer.device=cpu",
-                f"trainer.max_iters={iters}",
-                *SAME_OPTIMIZER,
-                *overrides,
-            ],
-        )
-    cfg.model = {"_target_": f"{HERE}.mlp"}
-    cfg.task = {"_target_": f"{HERE}.Classify"}
-    cfg.data.train = {"_target_": f"{HERE}.Batches", "num_batches": iters}
-    cfg.data.val = None
-    runner = build_runner(cfg, Path(tempfile.mkdtemp()))
-    for number in range(num_no_ops):
-        runner.hooks.register(NoOp(), f"no_op_{number}")
-    # What happens once, before and after the loop, is not the cost of an iteration.
-    loop, seconds = runner.train_loop.run, [0.0]
-
-    def timed() -> None:
+    def empty() -> float:
         began = time.perf_counter()
-        loop()
-        seconds[0] = time.perf_counter() - began
+        for _ in range(calls):
+            pass
+        return time.perf_counter() - began
 
-    runner.train_loop.run = timed
-    runner.run("train")
-    return seconds[0]
+    def nobody() -> float:
+        began = time.perf_counter()
+        for _ in range(calls):
+            hooks.before_train_iter(runner, batch_idx=0, data_batch=batch)
+        return time.perf_counter() - began
+
+    def bare(runner: object, batch_idx: int, data_batch: object = None) -> None:
+        pass
+
+    def function() -> float:
+        began = time.perf_counter()
+        for _ in range(calls):
+            bare(runner, batch_idx=0, data_batch=batch)
+        return time.perf_counter() - began
+
+    best = timing.least({"empty": empty, "nobody": nobody, "function": function}, repeats)
+    scale = 1e6 / calls
+    return (best["nobody"] - best["empty"]) * scale, (best["function"] - best["empty"]) * scale
+
+
+def profile(iters: int) -> None:
+    profiler = cProfile.Profile()
+    runner = workloads.build(TINY, iters, *DEFAULT)
+    loop = runner.train_loop.run
+    runner.train_loop.run = lambda: profiler.runcall(loop)
+    with workloads.quiet():
+        runner.run("train")
+    pstats.Stats(profiler).sort_stats("tottime").print_stats(35)
+
+
+def print_ours(best: dict[str, float], nobody: float, function: float) -> None:
+    bare, scheduled = best["bare"], best["bare, schedule"]
+    rows = [
+        row("bare loop", bare),
+        row("bare loop with torch's cosine schedule", scheduled),
+        row("default hooks, a log point in 10", best["default"], scheduled, "+30"),
+        row("  without sinks", best["default, no sinks"], scheduled),
+        row("  without log points", best["default, no log point"], scheduled),
+        row("hooks=none and the optimizer hook", best["lean"], bare, "+5"),
+        row("  and a hundred no-op hooks", best["lean, 100"], best["lean"], "+15"),
+        ("a mount point nobody listens to", f"{nobody:.2f}", "", "", "0.15"),
+        ("  an empty function called alike", f"{function:.2f}", "", "", ""),
+    ]
+    timing.print_table(COLUMNS, rows)
+
+
+def print_peers(best: dict[str, float]) -> None:
+    bare, scheduled = best["bare"], best["bare, schedule"]
+    rows = []
+    for name in (name for name, is_here in installed().items() if is_here):
+        none, hundred, default = (best[f"{name}, {case}"] for case in ("none", "100", "default"))
+        rows += [
+            row(f"{name}, default hooks and log points", default, scheduled),
+            row(f"{name}, nothing but the step", none, bare),
+            row("  and a hundred no-op hooks", hundred, none),
+        ]
+    if rows:
+        print()
+        timing.print_table(COLUMNS[:4], [r[:4] for r in rows])
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--iters", type=int, default=5000)
-    parser.add_argument("--repeats", type=int, default=7)
-    arguments = parser.parse_args()
+    arguments = timing.arguments(__doc__, iters=5000, repeats=5, window=100, profile=0)
     torch.set_num_threads(1)
-    sys.modules[HERE] = sys.modules["__main__"]
-    log = logging.getLogger("hookexp")
-    log.propagate = False
-    log.setLevel(logging.INFO)
-    log.addHandler(logging.FileHandler(Path(tempfile.mkdtemp()) / "run.log"))
-    lean = ["hooks=none", "+hooks/optimizer=default", "sinks=none", "param_scheduler=none"]
-    default = ["hooks.checkpoint.interval=-1", "hooks.checkpoint.save_last=false"]
     iters = arguments.iters
-    cases: dict[str, Callable[[], float]] = {
-        "bare loop": lambda: bare(iters, with_schedule=False),
-        "bare loop with a schedule": lambda: bare(iters, with_schedule=True),
-        "the optimizer hook alone": lambda: ours(iters, *lean),
-        "and a hundred no-op hooks": lambda: ours(iters, *lean, num_no_ops=100),
-        "default hooks and sinks": lambda: ours(iters, *default),
-    }
-    best = dict.fromkeys(cases, float("inf"))
-    for _ in range(arguments.repeats):
-        for name, case in cases.items():
-            best[name] = min(best[name], case() / iters * 1e6)
-    plain, scheduled, lean_cost, crowd, full = best.values()
-    print(f"{'':36}{'us/iter':>9}{'beyond':>9}{'target':>9}")
-    rows = [
-        ("bare loop", plain, None, None),
-        ("bare loop with a schedule", scheduled, None, None),
-        ("the optimizer hook alone", lean_cost, lean_cost - plain, 5),
-        ("and a hundred no-op hooks", crowd, crowd - lean_cost, 15),
-        ("default hooks and sinks", full, full - scheduled, 30),
-    ]
-    for name, cost, beyond, target in rows:
-        extra = "" if beyond is None else f"{beyond:+9.1f}{target:+9d}"
-        print(f"{name:36}{cost:9.1f}{extra}")
+    if arguments.profile:
+        profile(iters)
+        return
+    tiny = replace(TINY, window=arguments.window)
+    cases = cases_of_ours(tiny, iters)
+    if not arguments.no_peers:
+        cases |= cases_of_peers(tiny, iters)
+    logging.captureWarnings(True)
+    best = timing.least(cases, arguments.repeats)
+    timing.print_environment()
+    print_ours(best, *mount_point_us(arguments.repeats))
+    if not arguments.no_peers:
+        print_peers(best)
 
 
 if __name__ == "__main__":

@@ -5,14 +5,12 @@ On a CPU nothing waits, so the calls are counted that would on a GPU.
 
 from __future__ import annotations
 
-import sys
 from collections import Counter
 
 import pytest
 import torch
-from torch import Tensor
+from waiting import PerIteration, counted_waits
 
-from hookexp.hook import Hook, Priority
 from hookexp.hooks.activations import ActivationsHook
 from hookexp.hooks.check_invalid_loss import CheckInvalidLossHook
 from hookexp.hooks.garbage_collector import GarbageCollectorHook
@@ -26,43 +24,11 @@ from hookexp.hooks.throughput import ThroughputHook
 from hookexp.hooks.time_limit import TimeLimitHook
 from hookexp.optim.wrapper import OptimWrapper
 
-WAITING = (
-    *("item", "tolist", "cpu", "numpy", "nonzero"),
-    *("__float__", "__int__", "__bool__", "__index__", "__repr__", "__format__"),
-)
-
 
 @pytest.fixture
-def waits(monkeypatch):
-    """How often code of the package asked for a tensor's value, by method and file."""
-    counts = Counter()
-
-    def watched(name, method):
-        def call(*args, **kwargs):
-            caller = sys._getframe(1).f_code.co_filename
-            if "/hookexp/" in caller:
-                counts[name, caller.rpartition("/")[2]] += 1
-            return method(*args, **kwargs)
-
-        return call
-
-    for name in WAITING:
-        monkeypatch.setattr(Tensor, name, watched(name, getattr(Tensor, name)))
-    return counts
-
-
-class PerIteration(Hook):
-    """The waits of each iteration: from before its batch was fetched to after all hooks."""
-
-    priority = Priority.LOWEST
-
-    def __init__(self, waits):
-        self.waits = waits
-        self.seen = []
-
-    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
-        self.seen.append(Counter(self.waits))
-        self.waits.clear()
+def waits():
+    with counted_waits() as counts:
+        yield counts
 
 
 def fused(runner, make):
