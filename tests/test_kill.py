@@ -1,14 +1,34 @@
-"""Runs that are killed with SIGKILL at random times, and continued, are the run that was not."""
+"""Runs that are killed with SIGKILL, and continued, are the run that was not."""
 
 from __future__ import annotations
 
+import json
 import random
+import signal
 
 import pytest
-from killing import finish, kill_in_the_middle, newest_iteration, outcome, start, torn_files
-from test_resume import assert_equal
+from killing import (
+    curves,
+    differences,
+    finish,
+    kill_at,
+    kill_in_the_middle,
+    newest_iteration,
+    outcome,
+    start,
+    torn_files,
+)
 
+pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork.*:DeprecationWarning")
+
+SMALL = [
+    "hooks.logger.interval=5",
+    "trainer.device=cpu",
+    "model.width=4",
+    "sinks=-console",
+]
 RECIPE = [
+    *SMALL,
     "hooks=+ema+early_stopping",
     "hooks/optimizer=accumulate",
     "hooks.optimizer.cumulative_iters=3",
@@ -16,15 +36,11 @@ RECIPE = [
     "hooks.checkpoint.by_epoch=false",
     "hooks.checkpoint.interval=1",
     "hooks.checkpoint.max_keep_ckpts=2",
-    "hooks.logger.interval=5",
-    "trainer.device=cpu",
     "trainer.max_epochs=2",
-    "model.width=4",
-    "sinks=-console",
 ]
+SHORT = [*SMALL, "trainer.max_epochs=2", "trainer.limit_train_batches=5"]
 
 
-@pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork.*:DeprecationWarning")
 def test_six_kills(tmp_path):
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     assert finish(start(f"hydra.run.dir={whole}", *RECIPE)) == 0
@@ -36,8 +52,83 @@ def test_six_kills(tmp_path):
         assert torn_files(cut) == []
         if ended == 0:
             break
-        assert ended == -9
+        assert ended == -signal.SIGKILL
         kills.append(newest_iteration(cut))
     assert len(kills) >= 3 and kills == sorted(kills)
     assert finish(start(*command)) == 0
-    assert_equal(outcome(whole), outcome(cut))
+    assert differences(whole, cut) == []
+    assert curves(whole) == curves(cut)
+
+
+def test_a_run_begun_without_workers_goes_on_with_two_of_them_from_a_validation(tmp_path):
+    recipe = [
+        *RECIPE,
+        "data.train._target_=killing.CroppedDigits",
+        "data.batch_size=32",
+        "hooks.checkpoint.interval=2",
+        "param_scheduler=plateau",
+        "trainer.limit_train_batches=7",
+    ]
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    assert finish(start(f"hydra.run.dir={whole}", *recipe)) == 0
+    command = [f"hydra.run.dir={cut}", "resume=auto", *recipe]
+    for kill in (kill_at(5), kill_at(7, val_batch=1)):
+        assert finish(start(*command, *kill)) == -signal.SIGKILL
+    assert finish(start(*command, "data.num_workers=2")) == 0
+    assert differences(whole, cut) == []
+
+
+def test_a_run_killed_before_its_first_checkpoint_leaves_no_rows_behind(tmp_path):
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    recipe = [*SHORT, "hooks.logger.interval=2"]
+    assert finish(start(f"hydra.run.dir={whole}", *recipe)) == 0
+    command = [f"hydra.run.dir={cut}", "resume=auto", *recipe]
+    assert finish(start(*command, *kill_at(5))) == -signal.SIGKILL
+    assert (cut / "scalars.jsonl").stat().st_size > 0
+    assert not (cut / "last_checkpoint").exists()
+    assert finish(start(*command)) == 0
+    assert differences(whole, cut) == []
+    assert curves(whole) == curves(cut)
+
+
+def test_a_finished_run_is_left_as_it_is_and_can_be_extended(tmp_path):
+    longer, run = tmp_path / "longer", tmp_path / "run"
+    command = [f"hydra.run.dir={run}", "resume=auto", *SHORT]
+    assert finish(start(*command)) == 0
+
+    def contents():
+        return {p.name: p.read_bytes() for p in run.iterdir() if p.is_file() and p.suffix != ".log"}
+
+    before = contents()
+    assert finish(start(*command)) == 0
+    assert {k: v for k, v in contents().items() if k != ".lock"} == {
+        k: v for k, v in before.items() if k != ".lock"
+    }
+    assert "this run is over" in (run / "hookexp.log").read_text()
+
+    assert finish(start(*command, "trainer.max_epochs=4")) == 0
+    assert finish(start(f"hydra.run.dir={longer}", *SHORT, "trainer.max_epochs=4")) == 0
+    lrs = [
+        [(row["step"], row.get("lr")) for row in outcome(folder)[1] if row["step"] > 10]
+        for folder in (longer, run)
+    ]
+    assert lrs[0] == lrs[1] and len(lrs[0]) == 4
+    assert json.loads((run / "summary.json").read_text())["epoch"] == 4
+
+
+def test_a_sweep_issued_again_skips_goes_on_and_begins(tmp_path):
+    words = ["resume=auto", *SHORT, "optimizer.lr=0.1,0.05,0.02"]
+    words += ["hooks.checkpoint.by_epoch=false", "hooks.checkpoint.interval=1"]
+    assert finish(start("-m", f"hydra.sweep.dir={tmp_path / 'whole'}", *words)) == 0
+    command = ["-m", f"hydra.sweep.dir={tmp_path / 'cut'}", *words]
+    names = sorted(path.name for path in (tmp_path / "whole").iterdir() if path.is_dir())
+    jobs = [tmp_path / "cut" / name for name in names]
+    assert kill_in_the_middle(start(*command), jobs[1], 0.01) == -signal.SIGKILL
+    assert not (jobs[1] / "summary.json").exists() and not jobs[2].exists()
+    summary = jobs[0] / "summary.json"
+    before = summary.stat().st_mtime_ns
+    assert finish(start(*command)) == 0
+    assert summary.stat().st_mtime_ns == before
+    assert "resumed after" in (jobs[1] / "hookexp.log").read_text()
+    for job in jobs:
+        assert differences(tmp_path / "whole" / job.name, job) == []

@@ -151,6 +151,18 @@ def test_no_skipped_sample_is_read(make_runner, tmp_path):
     assert rest.train_dataloader.dataset.num_read == 8
 
 
+@pytest.mark.parametrize("stop_at", [2, 4, 7])
+def test_no_skipped_sample_is_read_in_a_run_by_iterations(make_runner, tmp_path, stop_at):
+    def run(hooks, **more):
+        by_iter = {**hooks, "checkpoint": CheckpointHook(by_epoch=False, interval=100)}
+        runner = make_runner(by_iter, work_dir=tmp_path / "r", max_iters=9, **more)
+        runner.run("train")
+        return runner.train_dataloader.dataset.num_read
+
+    assert run({"stop": StopAt(stop_at)}) == 8 * stop_at
+    assert run({}, resume="auto") == 8 * (9 - stop_at)
+
+
 def test_auto_starts_fresh_in_an_empty_folder(make_runner):
     runner = make_runner({"checkpoint": CheckpointHook()}, max_epochs=1, resume="auto")
     runner.run("train")
