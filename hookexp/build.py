@@ -26,7 +26,7 @@ from hookexp.compat.singletons import offer
 from hookexp.compose.checks import check_paths, nodes_of, settings_of, whole_number
 from hookexp.compose.instantiate import instantiate
 from hookexp.compose.secrets import masked
-from hookexp.compose.typed import words_of_an_evaluation
+from hookexp.compose.typed import words_of_a_training, words_of_an_evaluation
 from hookexp.data.prefetch import Prefetcher
 from hookexp.device import autocast, batch_placer, resolve_device
 from hookexp.errors import ConfigError
@@ -116,6 +116,7 @@ def build_runner(cfg: DictConfig, work_dir: Path, splits: tuple[Mode, ...] | Non
         resume_ignore=tuple(cfg.resume_ignore),
         start=start,
         cfg=masked(plain(cfg)),
+        words_of_a_training=words_of_a_training(),
         words_of_an_evaluation=words_of_an_evaluation(),
     )
     return Runner(parts)

@@ -56,5 +56,7 @@ class Parts:
     start: Start | None = None
     """What `resume` or `load_from` name, where that was read already."""
     cfg: Mapping[str, Any] = field(default_factory=dict)
+    words_of_a_training: str = ""
+    """What to type for the same run in `mode=train`."""
     words_of_an_evaluation: str = ""
     """What to type beside `mode=test load_from=...` for the same model and data."""

@@ -187,7 +187,10 @@ class Runner:
             self._try_all([partial(self.hooks.on_exception, self, error=failure)])
             raise
         if self.rank == 0:
-            for line in summary.describe(self.work_dir, self._parts.words_of_an_evaluation):
+            parts = self._parts
+            for line in summary.describe(
+                self.work_dir, parts.words_of_an_evaluation, parts.words_of_a_training
+            ):
                 self.logger.info(line)
             for warning in summary.host_time.over(self.settings.hook_budget):
                 self.logger.warning(warning)
@@ -338,6 +341,7 @@ class Runner:
             iter=self.iter,
             seconds=seconds,
             exit_code=state.exit_code,
+            suggestions=self.message_hub.get_info("suggestions", {}),
             host_time=self.host_time.shares(self.iter, self.hooks.that_train()),
             max_epochs=self.settings.max_epochs,
             max_iters=self.settings.max_iters,

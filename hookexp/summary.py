@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import shlex
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
@@ -74,6 +75,8 @@ class Summary:
     seconds: float
     exit_code: int = 0
     """What the process leaves with: not 0 if a signal stopped the run."""
+    suggestions: dict[str, float] = field(default_factory=dict)
+    """Values that a search of the run has found, by their keys in the config."""
     host_time: Shares = field(default_factory=Shares)
     max_epochs: int | None = None
     max_iters: int | None = None
@@ -108,11 +111,14 @@ class Summary:
             return None
         return self.objective.value
 
-    def describe(self, folder: Path, words: str = "") -> list[str]:
+    def describe(
+        self, folder: Path, words_of_an_evaluation: str = "", words_of_a_training: str = ""
+    ) -> list[str]:
         """What a user reads at the end of a run, and may want to type next.
 
         Args:
-            words: what an evaluation needs on the command line for the same model and data.
+            words_of_an_evaluation: what it needs on the command line for the same model and data.
+            words_of_a_training: what the same run needs.
         """
         shown = os.path.relpath(folder)
         how = f"stopped: {self.reason}" if self.reason else "finished"
@@ -129,8 +135,13 @@ class Summary:
         if (folder / POINTER).exists():
             kept = self._best_checkpoint(folder)
             weights = shown if kept is None else os.path.relpath(kept)
-            command = f"python -m hookexp {words} mode=test load_from={weights}"
-            lines.append("test it: " + " ".join(command.split()))
+            command = f"{words_of_an_evaluation} mode=test load_from={weights}"
+            lines.append(f"test it: python -m hookexp {command.strip()}")
+        if self.suggestions:
+            found = " ".join(f"{key}={value:g}" for key, value in self.suggestions.items())
+            typed = shlex.split(words_of_a_training)
+            others = shlex.join(w for w in typed if w.partition("=")[0] not in self.suggestions)
+            lines.append(f"train it: python -m hookexp {f'{others} {found}'.strip()}")
         if any(folder.glob("*tfevents*")):
             lines.append(f"curves:  tensorboard --logdir {shown}")
         return lines

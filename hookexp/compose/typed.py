@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import inspect
+import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import hydra.utils
 from hydra.core.hydra_config import HydraConfig
@@ -37,13 +38,22 @@ def drop_keys_of_the_old_target(cfg: DictConfig, words: Sequence[str]) -> None:
 
 def words_of_an_evaluation() -> str:
     """What has to be typed beside `mode=test load_from=...` for the same model and data."""
+    return _typed(lambda key: re.split(r"[./@]", key)[0] in _OF_AN_EVALUATION)
+
+
+def words_of_a_training() -> str:
+    """What has to be typed for the same run without its mode, such as after `mode=lr_find`."""
+    return _typed(lambda key: key != "mode" and not key.startswith("hooks.lr_finder"))
+
+
+def _typed(is_wanted: Callable[[str], bool]) -> str:
+    """The words of the command line whose keys are wanted, quoted for a shell."""
     if not HydraConfig.initialized():
         return ""
     config = HydraConfig.get()
     sources = config.runtime.config_sources
     words = [f"--config-dir {s.path}" for s in sources if s.provider == "command-line"]
-    for override in config.overrides.task:
-        key = str(override).lstrip("+~").partition("=")[0]
-        if key.split(".")[0].split("/")[0].split("@")[0] in _OF_AN_EVALUATION:
-            words.append(shlex.quote(str(override)))
+    for override in map(str, config.overrides.task):
+        if is_wanted(override.lstrip("+~").partition("=")[0]):
+            words.append(shlex.quote(override))
     return " ".join(words)

@@ -143,7 +143,8 @@ class LrFinderHook(Hook):
                 "lr_finder: the loss never falls, so there is nothing to suggest; see %s", path
             )
         else:
-            runner.message_hub.update_info("lr_finder/suggestion", self.suggestion)
+            suggested = {"optimizer.lr": float(f"{self.suggestion:.2g}")}
+            runner.message_hub.update_info("suggestions", suggested)
             runner.logger.info(
                 "lr_finder: the loss falls fastest at optimizer.lr=%.2g; see %s",
                 self.suggestion,

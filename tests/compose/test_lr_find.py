@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import csv
+import json
 
 import pytest
 
 
 def test_a_curve_and_a_suggestion(cli):
-    answer = cli("mode=lr_find", "trainer.device=cpu", "hooks=+early_stopping")
+    words = ["mode=lr_find", "trainer.device=cpu", "optimizer.lr=1", "hooks=+early_stopping"]
+    answer = cli(*words)
     assert answer.code == 0, answer.err
     (folder,) = [p.parent for p in answer.folder.rglob("lr_finder.csv")]
     with (folder / "lr_finder.csv").open() as file:
@@ -17,6 +19,11 @@ def test_a_curve_and_a_suggestion(cli):
     assert lrs[0] == pytest.approx(1e-6) and lrs == sorted(lrs) and len(lrs) > 50
     assert (folder / "lr_finder.png").read_bytes().startswith(b"\x89PNG")
     assert not list(folder.glob("*.pth"))
+    (name, lr), *others = json.loads((folder / "summary.json").read_text())["suggestions"].items()
+    assert name == "optimizer.lr" and 1e-6 < lr < 10 and not others
+    # What was typed stays, except the mode and the value that the search has found.
+    command = f"train it: python -m hookexp trainer.device=cpu hooks=+early_stopping {name}={lr:g}"
+    assert command in answer.out.splitlines()
 
 
 def test_parameters_of_ones_own_are_kept(cli):
