@@ -141,7 +141,8 @@ class Summary:
             found = " ".join(f"{key}={value:g}" for key, value in self.suggestions.items())
             typed = shlex.split(words_of_a_training)
             others = shlex.join(w for w in typed if w.partition("=")[0] not in self.suggestions)
-            lines.append(f"train it: python -m hookexp {f'{others} {found}'.strip()}")
+            command = f"{others} {found}"
+            lines.append(f"train it: python -m hookexp {command.strip()}")
         if any(folder.glob("*tfevents*")):
             lines.append(f"curves:  tensorboard --logdir {shown}")
         return lines

@@ -19,6 +19,7 @@ import os
 import pickle
 import re
 from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +31,8 @@ from hookexp.errors import ConfigError
 
 POINTER = "last_checkpoint"
 _SIZE_OF_BLOCK = 1 << 20
+_WORTH_A_THREAD = 1 << 18
+"""Bytes from which on it pays to hash them on another thread."""
 _UNFINISHED = ".tmp"
 _OBSOLETE = ".obsolete"
 _NOT_TO_CONTINUE = ("best_", "exception_")
@@ -238,8 +241,8 @@ def _write_whole(
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}{_UNFINISHED}")
     try:
-        with temporary.open("wb") as raw:
-            hashing = _HashingWriter(raw)
+        with temporary.open("wb") as raw, ThreadPoolExecutor(max_workers=1) as thread:
+            hashing = _HashingWriter(raw, thread)
             try:
                 write(hashing)
             except RuntimeError as error:
@@ -266,10 +269,14 @@ def _fsync_folder(folder: Path) -> None:
 
 
 class _HashingWriter(io.RawIOBase):
-    """Passes bytes on to a file and hashes them, so that the checksum costs no second reading."""
+    """Passes bytes on to a file and hashes them, so that the checksum costs no second reading.
 
-    def __init__(self, raw: BinaryIO) -> None:
+    Large pieces are hashed by `thread` while they are written: neither holds Python's lock.
+    """
+
+    def __init__(self, raw: BinaryIO, thread: ThreadPoolExecutor) -> None:
         self._raw = raw
+        self._thread = thread
         self._sha256 = hashlib.sha256()
         self.size = 0
         self.error: OSError | None = None
@@ -279,13 +286,19 @@ class _HashingWriter(io.RawIOBase):
         return True
 
     def write(self, data: Any) -> int:
+        length = len(memoryview(data).cast("B"))
+        is_large = length >= _WORTH_A_THREAD
+        hashed = self._thread.submit(self._sha256.update, data) if is_large else None
         try:
             self._raw.write(data)
         except OSError as error:
             self.error = error
             raise
-        self._sha256.update(data)
-        length = len(memoryview(data).cast("B"))
+        finally:
+            if hashed is not None:
+                hashed.result()  # The caller's memory may change once this returns.
+        if hashed is None:
+            self._sha256.update(data)
         self.size += length
         return length
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import pickle
 from pathlib import Path
@@ -199,3 +200,13 @@ def test_a_kill_while_a_listed_name_is_saved_again_leaves_a_whole_file(
     assert load_checkpoint(path)["a"] == (1 if killed_at == "before the rename" else 2)
     store.save({"a": 3}, "epoch_1.pth")
     assert len((tmp_path / "last_checkpoint").read_text().splitlines()) == 2
+
+
+def test_the_checksum_is_that_of_the_file_whatever_the_size_of_its_pieces(tmp_path):
+    store = CheckpointStore(tmp_path)
+    small, large = torch.arange(10.0), torch.arange(300_000.0)
+    path = store.save({"small": small, "large": large}, "epoch_1.pth")
+    assert path.stat().st_size > large.nbytes
+    listed = (tmp_path / "last_checkpoint").read_text().splitlines()[1]
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    assert listed == f"{digest} {path.stat().st_size} epoch_1.pth"
