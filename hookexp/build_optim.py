@@ -11,6 +11,7 @@ from torch import nn
 from hookexp.build_data import plain
 from hookexp.compose.instantiate import instantiate
 from hookexp.errors import ConfigError
+from hookexp.optim.fused_sgd import fill_momentum
 from hookexp.optim.param_groups import param_groups
 from hookexp.optim.wrapper import OptimWrapper
 from hookexp.settings import TrainerSettings
@@ -41,24 +42,9 @@ def build_optim_wrapper(
         if groups is not None:
             chosen = _grouped(model, chosen, groups, options, path)
         optimizers[name] = instantiate(options, path)(chosen)
-        _fill_momentum(optimizers[name])
+        fill_momentum(optimizers[name])
     scaler = torch.amp.GradScaler(device.type, enabled=settings.precision == "fp16")
     return OptimWrapper(optimizers, scaler)
-
-
-def _fill_momentum(optimizer: torch.optim.Optimizer) -> None:
-    """Give each parameter of a fused SGD its momentum buffer now, of zeros.
-
-    Torch (2.13) makes the buffers of all parameters at once, at the first step, and its fused step
-    fails if some have none: a layer that thaws, or that gets its first gradient later. Beginning
-    with zeros comes to the same unless there is dampening, which spares the first gradient.
-    """
-    if not isinstance(optimizer, torch.optim.SGD):
-        return
-    for group in optimizer.param_groups:
-        if group["fused"] and group["momentum"] != 0 and group["dampening"] == 0:
-            for parameter in group["params"]:
-                optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
 
 
 def _parameters_of(model: nn.Module, parameters: list[nn.Parameter], name: str) -> Any:

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_, clip_grad_value_
 from torch.optim import Optimizer
 
+from hookexp.optim.fused_sgd import fill_momentum
 from hookexp.optim.windows import Windows
 
 _CLIP_KEYS = ("max_norm", "norm_type", "clip_value")
@@ -181,6 +182,7 @@ class OptimWrapper:
             for parameter, index in zip(_parameters_of(optimizer), places, strict=True):
                 gradient = None if index is None else gradients[index]
                 parameter.grad = None if gradient is None else gradient.to(parameter.device)
+            fill_momentum(optimizer)
         if state["scaler"]:
             self.scaler.load_state_dict(state["scaler"])
 

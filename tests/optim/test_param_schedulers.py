@@ -250,7 +250,6 @@ def test_the_state_holds_only_what_does_not_follow_from_the_position():
     assert schedulers["cosine"].state_dict() == {}
 
 
-
 def test_a_monitored_metric_that_is_not_measured():
     schedulers = ParamSchedulers(
         {
