@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from hookexp import dist
+from hookexp.errors import ConfigError
 from hookexp.hook import Hook, Priority
 from hookexp.runner import Runner
 
@@ -74,6 +75,10 @@ class EMAHook(Hook):
             raise ValueError(f"momentum={momentum}: use a number between 0 and 1")
         if interval < 1 or gamma < 1:
             raise ValueError(f"interval={interval}, gamma={gamma}: use whole numbers, 1 or more")
+        try:
+            torch.device(device or "cpu")
+        except RuntimeError:
+            raise ValueError(f"device={device}: use null, cpu, cuda or cuda:1") from None
         if begin_iter < 0 or begin_epoch < 0:
             raise ValueError("begin_iter and begin_epoch: use 0 or more")
         if begin_iter > 0 and begin_epoch > 0:
@@ -103,7 +108,10 @@ class EMAHook(Hook):
             return
         if "ema_state_dict" not in checkpoint:
             if self.strict_load:
-                raise ValueError("hooks.ema.strict_load=true: the checkpoint has no averages")
+                raise ConfigError(
+                    "hooks.ema.strict_load=true: the checkpoint has no averages; set it to false "
+                    "to begin them with the weights that it has"
+                )
             return
         self._loaded = dict(checkpoint["state_dict"])
         checkpoint["state_dict"] = checkpoint["ema_state_dict"]

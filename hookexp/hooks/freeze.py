@@ -14,6 +14,12 @@ from hookexp.hook import Batch, Hook, Priority
 from hookexp.optim.param_groups import select_all
 from hookexp.runner import Runner
 
+FROZEN = "frozen_params"
+"""Info in the message hub: names of the parameters that do not learn now, for other hooks.
+
+With several ranks they go on having gradients, so `requires_grad` does not tell.
+"""
+
 
 class FreezeHook(Hook):
     """Keeps parameters where they are, to train a new head before the features under it move.
@@ -69,6 +75,7 @@ class FreezeHook(Hook):
         if not chosen:
             runner.logger.warning("hooks.freeze.params is empty: nothing is frozen")
         self._frozen = [learning[name] for name in chosen]
+        runner.message_hub.update_info(FROZEN, frozenset(chosen))
         if self.batch_norm_eval:
             self._norms = _norms_of(model, self._frozen)
         # DDP has planned for the gradients of all parameters: there they are computed and dropped.
@@ -77,7 +84,7 @@ class FreezeHook(Hook):
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Batch = None) -> None:
         if self._frozen and self._is_over(runner):
-            self._thaw()
+            self._thaw(runner)
         if self._norms and self._norms[0].training:  # As after each validation.
             for norm in self._norms:
                 norm.eval()
@@ -86,14 +93,15 @@ class FreezeHook(Hook):
         self._drop_gradients()
 
     def after_run(self, runner: Runner) -> None:
-        self._thaw()
+        self._thaw(runner)
 
     def _is_over(self, runner: Runner) -> bool:
         if self.until_epoch is not None:
             return runner.epoch >= self.until_epoch
         return self.until_iter is not None and runner.iter >= self.until_iter
 
-    def _thaw(self) -> None:
+    def _thaw(self, runner: Runner) -> None:
+        runner.message_hub.pop_info(FROZEN)
         self._set_requires_grad(True)
         for norm in self._norms:
             norm.train()

@@ -97,12 +97,15 @@ class PreciseBnHook(Hook):
 
 def _learning_norms(runner: Runner) -> list[_BatchNorm]:
     """Batch norm with running statistics that is not frozen."""
-    norms = (m for m in runner.model.modules() if isinstance(m, _BatchNorm))
+    model = dist.unwrap(runner.model)
+    frozen = runner.message_hub.get_info("frozen_params", ())
+    learning = {id(p) for n, p in model.named_parameters() if p.requires_grad and n not in frozen}
+    norms = (m for m in model.modules() if isinstance(m, _BatchNorm))
     return [
         norm
         for norm in norms
         if norm.running_mean is not None
-        and (not norm.affine or any(p.requires_grad for p in norm.parameters()))
+        and (not norm.affine or any(id(p) in learning for p in norm.parameters()))
     ]
 
 

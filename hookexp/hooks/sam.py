@@ -35,9 +35,11 @@ class SamHook(Hook):
         adaptive: measure the distance relative to the size of each weight.
         grad_clip: `{max_norm, norm_type}` or `{clip_value}`, of the gradient that is stepped with.
         set_to_none: free gradients after a step instead of zeroing them.
+        cumulative_iters: 1, as both gradients of a step are of one batch; no other number is taken.
     """
 
     priority = Priority.HIGH
+    trains = True
 
     def __init__(
         self,
@@ -45,9 +47,17 @@ class SamHook(Hook):
         adaptive: bool = False,
         grad_clip: dict[str, Any] | None = None,
         set_to_none: bool = True,
+        cumulative_iters: int = 1,
     ) -> None:
         if not rho > 0:
             raise ValueError(f"rho={rho}: use a number above 0")
+        if cumulative_iters != 1:
+            raise ValueError(
+                f"cumulative_iters={cumulative_iters}: sam takes both gradients of a step from one "
+                "batch and cannot accumulate; use 1 and a larger data.batch_size, or "
+                "hooks/optimizer=accumulate without sam"
+            )
+        self.cumulative_iters = cumulative_iters
         self.rho = rho
         self.adaptive = adaptive
         self.grad_clip = checked_clip(grad_clip or {})

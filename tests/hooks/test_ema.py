@@ -9,6 +9,7 @@ import torch
 from fakes import TinyModel
 
 from hookexp.checkpoint.store import load_checkpoint
+from hookexp.errors import ConfigError
 from hookexp.hook import Hook, Priority
 from hookexp.hooks.checkpoint import CheckpointHook
 from hookexp.hooks.ema import EMAHook
@@ -155,6 +156,62 @@ def test_a_resume_restores_average_and_weights_exactly(make_runner, tmp_path):
     assert one["hooks"]["ema"] == two["hooks"]["ema"] == {"steps": 9}
 
 
+def test_a_resume_without_averages_begins_them_or_is_an_error(make_runner, tmp_path):
+    plain = make_runner({"checkpoint": CheckpointHook()}, work_dir=tmp_path / "a", max_epochs=1)
+    plain.run("train")
+
+    def resume(**arguments):
+        trace = Trace()
+        ema = EMAHook(momentum=0.1, **arguments)
+        runner = make_runner(
+            {"ema": ema, "trace": trace, "checkpoint": CheckpointHook()},
+            work_dir=tmp_path / "b",
+            max_epochs=2,
+            resume=str(tmp_path / "a"),
+            resume_ignore=("hooks.ema",),
+        )
+        runner.run("train")
+        return trace
+
+    trace = resume()
+    average = trace.trained[0]["outer.bias"]
+    for weights in trace.trained[1:]:
+        average = torch.lerp(average, weights["outer.bias"], 0.1)
+    assert torch.allclose(trace.evaluated[-1]["outer.bias"], average, atol=1e-6)
+    with pytest.raises(ConfigError, match=r"hooks\.ema\.strict_load=true: .* set it to false"):
+        resume(strict_load=True)
+
+
+def test_averages_are_kept_on_the_device_that_is_given(make_runner):
+    ema = EMAHook(device="meta", begin_iter=99)
+    make_runner({"ema": ema}, max_epochs=1).run("train")
+    assert {average.device.type for average in ema._averages} == {"meta"}
+    seen = []
+    for device in (None, "cpu"):
+        trace = Trace()
+        hooks = {"ema": EMAHook(momentum=0.1, device=device), "trace": trace}
+        make_runner(hooks, max_epochs=1).run("train")
+        seen.append(trace.evaluated[-1])
+    assert all(torch.equal(seen[0][key], seen[1][key]) for key in seen[0])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ({"begin_epoch": 3}, "hooks.ema.begin_epoch=3: the run ends at 2, so averaging never"),
+        ({"begin_iter": 7}, "hooks.ema.begin_iter=7: the run ends at 6, so averaging never"),
+        ({"begin_epoch": 2}, ""),
+        ({"begin_iter": 5}, ""),
+    ],
+)
+def test_averages_that_never_begin_are_told(make_runner, caplog, arguments, said):
+    ema = EMAHook(**arguments)
+    make_runner({"ema": ema}, max_epochs=2).run("train")
+    assert (ema.steps == 0) == bool(said)
+    assert said in caplog.text
+    assert said or "never begins" not in caplog.text
+
+
 def test_a_buffer_that_is_not_saved_starts_anew_after_a_resume(make_runner, tmp_path):
     class Scratch(TinyModel):
         def __init__(self):
@@ -207,6 +264,9 @@ def test_tied_weights_are_averaged_once_and_saved_under_both_names(make_runner):
     [
         ({"ema_type": "EMA"}, "ema_type=EMA: use one of ExponentialMovingAverage"),
         ({"momentum": 1.5}, "momentum=1.5: use a number between 0 and 1"),
+        ({"interval": 0}, "interval=0, gamma=100: use whole numbers, 1 or more"),
+        ({"device": "gpu"}, "device=gpu: use null, cpu, cuda or cuda:1"),
+        ({"begin_iter": -1}, "begin_iter and begin_epoch: use 0 or more"),
         ({"begin_iter": 1, "begin_epoch": 1}, "only one may be above 0"),
     ],
 )

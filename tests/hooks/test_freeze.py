@@ -7,8 +7,12 @@ import copy
 import pytest
 import torch
 from fakes import TinyModel
+from hydra import compose, initialize_config_dir
 from torch import nn
 
+import hookexp.app  # noqa: F401  (registers the plugins)
+from hookexp.build import build_runner
+from hookexp.compose.conf_dir import conf_dir
 from hookexp.errors import ConfigError
 from hookexp.hook import Hook, Priority
 from hookexp.hooks.checkpoint import CheckpointHook
@@ -158,6 +162,41 @@ def test_gradients_of_another_backward_are_dropped(make_runner):
 
     _, states = run(make_runner, Wrapped(["inner"]), max_epochs=1)
     assert not INNER & moved(states[0], states[-1])
+
+
+def test_the_run_of_the_config_goes_on_after_the_thaw(tmp_path):
+    """With the config's own optimizer, which is fused and has momentum."""
+    words = ["hooks=+freeze-checkpoint", "sinks=none", "trainer.device=cpu", "trainer.max_iters=4"]
+    words += ["hooks.freeze.params=[features.0]", "hooks.freeze.until_iter=2"]
+    words += ["model.width=4", "data.batch_size=16", "trainer.limit_val_batches=1"]
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        runner = build_runner(compose("config", overrides=words), tmp_path)
+    (group,) = runner.optimizer.param_groups
+    assert group["fused"] and group["momentum"] > 0
+    trace = Trace()
+    runner.register_hook(trace)
+    states = [copy.deepcopy(runner.model.state_dict())]
+    runner.run("train")
+    states += trace.states
+    for n, learns in enumerate((False, False, True, True)):
+        changed = moved(states[n], states[n + 1])
+        assert "features.3.weight" in changed
+        assert ("features.0.weight" in changed) == learns
+
+
+def test_others_are_told_what_is_frozen(make_runner):
+    class Ask(Hook):
+        def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+            told.append(runner.message_hub.get_info("frozen_params"))
+
+    told = []
+    for until, after in ((2, None), (None, INNER)):
+        hooks = {"freeze": FreezeHook(["inner"], until_iter=until), "ask": Ask()}
+        runner = make_runner(hooks, max_iters=3)
+        runner.run("train")
+        assert told == [INNER, INNER, after]
+        assert runner.message_hub.get_info("frozen_params") is None
+        told.clear()
 
 
 def test_mistakes(make_runner, caplog):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
 from hookexp.hook import Hook, Priority
 from hookexp.hooks.iter_timer import IterTimerHook
@@ -79,3 +80,30 @@ def test_an_evaluation_has_times_of_its_own(make_runner, clock):
     runner.run("train")
     assert list(runner.message_hub.get_scalar("val/time").values) == [2.0, 2.0]
     assert "memory" not in runner.message_hub.read("train/", 1)
+
+
+def test_a_validation_is_not_charged_to_the_batch_after_it(make_runner, clock):
+    class Slow(Hook):
+        def after_val(self, runner):
+            clock[0] += 1000.0
+
+    hooks = {"iter_timer": IterTimerHook(), "slow": Slow()}
+    runner = make_runner(hooks, max_iters=4, val_interval=2)
+    runner.run("train")
+    assert list(runner.message_hub.get_scalar("train/time").values) == [2.0] * 4
+    assert list(runner.message_hub.get_scalar("train/data_time").values) == [1.0] * 4
+
+
+def test_on_a_gpu_the_peak_memory_can_be_read(make_runner, monkeypatch):
+    """The function that is called there, where there may be none."""
+
+    class OnGpu(Hook):
+        priority = Priority.HIGHEST
+
+        def before_run(self, runner):
+            runner.device = torch.device("cuda")
+
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: 3 * 2**20)
+    runner = make_runner({"gpu": OnGpu(), "iter_timer": IterTimerHook()}, max_epochs=1)
+    runner.run("train")
+    assert runner.message_hub.read("train/", 1)["memory"] == 3.0

@@ -106,7 +106,7 @@ def test_it_starts_with_training_not_with_loading(make_runner, tmp_path):
             torch.hypot(torch.ones(2), torch.ones(2))
 
     make_runner({"checkpoint": CheckpointHook()}, max_epochs=1).run("train")
-    more = {"loading": Loading(), "probe": Recorder()}
+    more = {"loading": Loading(), "probe": Recorder(), "checkpoint": CheckpointHook()}
     path = run(make_runner, profiler(), more=more, max_epochs=2, resume=str(tmp_path / "run"))
     assert not {"before_run", "after_load_checkpoint", "before_train"} & set(names(path))
     assert "aten::hypot" not in {event["name"] for event in read(path)}

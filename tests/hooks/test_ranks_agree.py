@@ -1,7 +1,9 @@
-"""Hooks that decide something decide it alike on all ranks: two real processes over gloo."""
+"""What hooks decide and compute is the same on all ranks: two real processes over gloo."""
 
 from __future__ import annotations
 
+import copy
+from itertools import islice
 from pathlib import Path
 
 import torch
@@ -13,6 +15,7 @@ import hookexp.app  # noqa: F401  (registers the plugins)
 from hookexp import dist
 from hookexp.build import build_runner
 from hookexp.compose.conf_dir import conf_dir
+from hookexp.data.loader import apart
 from hookexp.hook import Hook, Priority
 
 RUNS = {
@@ -23,7 +26,16 @@ RUNS = {
     ),
     "limit": ("hooks=+time_limit-checkpoint", "hooks.time_limit.interval=4"),
     "search": ("hooks=+lr_finder-param_scheduler-checkpoint", "hooks.lr_finder.num_iters=20"),
+    "freeze": (
+        "hooks=+freeze+precise_bn-checkpoint",
+        "hooks.freeze.params=[features.0,features.1]",
+        "hooks.freeze.until_iter=3",
+        "hooks.precise_bn.num_batches=2",
+        "trainer.val_interval=3",
+    ),
+    "sam": ("hooks/optimizer=sam", "hooks=-checkpoint", "hooks.optimizer.rho=0.5"),
 }
+NUM_ITERS = {"freeze": 6, "sam": 2}
 
 
 class Poison(Hook):
@@ -47,6 +59,71 @@ class Steps(Hook):
         self.weights.append(next(runner.model.parameters()).detach().flatten()[:5].tolist())
 
 
+class Sharpest(Hook):
+    """How far the gradient stepped with is from the mean over ranks of those at `w + e(w)`."""
+
+    priority = Priority.HIGHEST
+
+    def __init__(self):
+        self.errors = []
+        self.spread = []
+
+    def before_train_iter(self, runner, batch_idx, data_batch=None):
+        model = copy.deepcopy(dist.unwrap(runner.model))
+        weights = list(model.parameters())
+        first = torch.autograd.grad(runner.task.train_step(model, data_batch)["loss"], weights)
+        length = torch.cat([g.flatten() for g in first]).norm()
+        with torch.no_grad():
+            for weight, gradient in zip(weights, first, strict=True):
+                weight += 0.5 * gradient / length
+        loss = runner.task.train_step(model, data_batch)["loss"]
+        own = torch.cat([g.flatten() for g in torch.autograd.grad(loss, weights)])
+        self.expected = over_ranks(own)
+        self.spread.append((own - self.expected).abs().max().item())
+
+    def before_optim_step(self, runner):
+        gradient = torch.cat([p.grad.flatten() for p in runner.model.parameters()])
+        self.errors.append((gradient - self.expected).abs().max().item())
+
+
+class Statistics(Hook):
+    """Batch norms at each validation, and those of this rank's batches averaged by hand."""
+
+    priority = Priority.LOWEST
+
+    def __init__(self):
+        self.frozen, self.learning, self.by_hand, self.own = [], [], [], []
+
+    def before_val_epoch(self, runner):
+        features = dist.unwrap(runner.model).features
+        self.frozen.append(features[1].running_mean.clone())
+        self.learning.append(features[4].running_mean.clone())
+        model = copy.deepcopy(features).train()
+        for norm in model:
+            if isinstance(norm, torch.nn.BatchNorm2d):
+                norm.reset_running_stats()
+                norm.momentum = None
+        if runner.iter == 3:
+            model[1] = copy.deepcopy(features[1]).eval()
+        batches = apart(runner.train_dataloader)
+        start = runner.state.batch_in_epoch
+        with torch.no_grad():
+            for images, _ in islice(batches.iterate(start - start % len(batches)), 2):
+                model(images)
+        self.own.append(model[4].running_mean.clone())
+        self.by_hand.append(over_ranks(model[4].running_mean))
+
+
+PROBES = {"guard": Poison, "freeze": Statistics, "sam": Sharpest}
+
+
+def over_ranks(tensor):
+    """The mean of a tensor over ranks."""
+    mean = tensor.clone()
+    td.all_reduce(mean)
+    return mean / td.get_world_size()
+
+
 def train_as(rank, folder):
     torch.set_num_threads(1)
     td.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
@@ -56,21 +133,21 @@ def train_as(rank, folder):
 
 
 def train(name, rank, work_dir):
-    """Where the run ended and why, its weights after each step, and the losses of a search."""
+    """Where the run ended and why, its weights after each step, and what its probe wrote down."""
     work_dir.mkdir()
     words = ["trainer.device=cpu", "sinks=none", "model.width=4", "data.batch_size=64"]
+    words += ["model.dropout=0", f"trainer.max_iters={NUM_ITERS.get(name, 40)}"]
     if name == "limit":
         words.append(f"hooks.time_limit.minutes={1e-9 if rank == 0 else 1000}")
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        cfg = compose("config", overrides=[*RUNS[name], *words, "trainer.max_iters=40"])
+        cfg = compose("config", overrides=[*RUNS[name], *words])
     runner = build_runner(cfg, work_dir)
-    steps = Steps()
+    steps, probe = Steps(), PROBES.get(name, Hook)()
     runner.register_hook(steps)
-    if name == "guard":
-        runner.register_hook(Poison())
+    runner.register_hook(probe)
     runner.run("train")
-    losses = runner.hooks["lr_finder"]._losses if name == "search" else []
-    return [runner.iter, runner.state.stop_reason, steps.weights, losses]
+    told = runner.hooks["lr_finder"]._losses if name == "search" else vars(probe)
+    return [runner.iter, runner.state.stop_reason, steps.weights, told]
 
 
 def test_ranks_hold_back_stop_and_search_together(tmp_path):
@@ -85,3 +162,23 @@ def test_ranks_hold_back_stop_and_search_together(tmp_path):
     assert "time limit" in ours["limit"][1]
     assert ours["search"] == theirs["search"]
     assert len(ours["search"][3]) == ours["search"][0]
+    assert_sharpness_is_met(ours["sam"], theirs["sam"])
+    assert_frozen_until_three(ours["freeze"], theirs["freeze"])
+
+
+def assert_sharpness_is_met(ours, theirs):
+    assert ours[2] == theirs[2] and len(ours[2]) == 2
+    for told in (ours[3], theirs[3]):
+        assert max(told["errors"]) < 1e-5 < 1e-3 < min(told["spread"])
+
+
+def assert_frozen_until_three(ours, theirs):
+    first = ours[2]
+    assert first == theirs[2] and len(first) == 6
+    assert first[0] == first[1] == first[2] != first[3]
+    for told in (ours[3], theirs[3]):
+        assert torch.equal(told["frozen"][0], torch.zeros(4))
+        assert told["frozen"][1].abs().max() > 0
+        for norm, by_hand, own in zip(told["learning"], told["by_hand"], told["own"], strict=True):
+            assert torch.allclose(norm, by_hand, atol=1e-6)
+            assert not torch.allclose(norm, own, atol=1e-4)

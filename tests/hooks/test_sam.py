@@ -159,7 +159,11 @@ def test_a_task_without_a_loss_is_told(make_runner):
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
-    [({"rho": 0}, "rho=0: use"), ({"grad_clip": {"max_norm": -1}}, "grad_clip.max_norm=-1: use")],
+    [
+        ({"rho": 0}, "rho=0: use"),
+        ({"grad_clip": {"max_norm": -1}}, "grad_clip.max_norm=-1: use"),
+        ({"cumulative_iters": 4}, "cumulative_iters=4: sam .* larger data.batch_size"),
+    ],
 )
 def test_what_is_refused(arguments, message):
     with pytest.raises(ValueError, match=message):

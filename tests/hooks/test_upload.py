@@ -170,7 +170,7 @@ def test_an_error_is_warned_about_once_and_tried_again(make_runner, tmp_path, ca
     broken.touch()
     probe = Arrived(upload, bucket)
     hooks = {"writer": Writer(broken), "upload": upload, "probe": probe}
-    make_runner(hooks, max_epochs=4).run("train")
+    make_runner(hooks, max_epochs=4, hook_budget=None).run("train")
     warnings = [r.getMessage() for r in caplog.records if r.levelname == "WARNING"]
     assert len(warnings) == 1
     assert "a.txt could not be uploaded, it is tried again" in warnings[0]
@@ -187,7 +187,8 @@ def test_what_never_arrived_is_named_at_the_end(make_runner, tmp_path, caplog):
         command=f"{sys.executable} -c 'import time; time.sleep(60)' {{path}}", timeout=0.2
     )
     writer = Writer(tmp_path / "nothing")
-    make_runner({"writer": writer, "upload": upload}, max_epochs=1).run("train")
+    hooks = {"writer": writer, "upload": upload}
+    make_runner(hooks, max_epochs=1, hook_budget=None).run("train")
     warnings = [r.getMessage() for r in caplog.records if r.levelname == "WARNING"]
     assert "timed out after 0.2 seconds" in warnings[0]
     assert warnings[1:] == ["hook 'upload': not uploaded: a.txt, sub dir/0.txt, summary.json"]
@@ -229,7 +230,7 @@ def test_a_file_deleted_meanwhile_is_no_failure(make_runner, tmp_path, caplog):
             super()._upload(path, name, version)
 
     hooks = {"writer": Writer(Path("no")), "upload": Pruned(target=str(tmp_path / "to"))}
-    make_runner(hooks, max_epochs=1).run("train")
+    make_runner(hooks, max_epochs=1, hook_budget=None).run("train")
     assert not [r for r in caplog.records if r.levelname == "WARNING"]
 
 

@@ -229,8 +229,15 @@ def test_outputs_without_predictions_leave_the_targets(run):
     assert num_tiles(grid, lines=1) == 12
 
 
+def test_only_the_first_rank_draws(make_runner, run, monkeypatch):
+    monkeypatch.setattr(type(make_runner()), "rank", 1)
+    runner = run(VisualizerHook(), "test")
+    assert not (runner.work_dir / "visualizer").exists()
+
+
 def test_what_is_no_image_is_said_once_and_training_goes_on(make_runner, caplog, tmp_path):
-    make_runner({"visualizer": VisualizerHook()}, max_epochs=2).run("train")
+    hooks = {"visualizer": VisualizerHook()}
+    make_runner(hooks, max_epochs=2, hook_budget=None).run("train")
     warnings = [r.getMessage() for r in caplog.records if r.levelname == "WARNING"]
     assert len(warnings) == 1
     assert "inputs of shape (8, 4) cannot be drawn; it takes images" in warnings[0]
