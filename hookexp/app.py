@@ -7,13 +7,12 @@ above a run is here and in `compose/`; torch is imported when the first run is b
 from __future__ import annotations
 
 import logging
-import signal
 import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
+from typing import TYPE_CHECKING
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -21,6 +20,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from hookexp.compose import boundary, sweep_table
+from hookexp.compose.checks import check_config
 from hookexp.compose.command_line import CommandLine
 from hookexp.compose.completion import prepare
 from hookexp.compose.conf_dir import conf_dir
@@ -32,8 +32,13 @@ from hookexp.compose.modes import check_mode
 from hookexp.compose.named_sets import SetSearchPath, check_taken_away
 from hookexp.compose.register import register
 from hookexp.compose.secrets import save_config
-from hookexp.compose.typed import drop_keys_of_the_old_target
+from hookexp.compose.startup import collector_paused, resume_collector
+from hookexp.compose.typed import drop_keys_of_the_old_target, words_of_an_evaluation
 from hookexp.log import FILE_ONLY
+from hookexp.signals import leave_quietly
+
+if TYPE_CHECKING:
+    from hookexp.summary import Summary
 
 register()
 
@@ -41,11 +46,7 @@ register()
 def main() -> None:
     """Run what the command line says; leaves with 0, 1 for an error, 130 or 143 for a signal."""
     overrides: Sequence[str] = ()
-    for name in ("SIGTERM", "SIGUSR1"):
-        # Outside of a run there is nothing to save; inside, the run has handlers of its own.
-        if hasattr(signal, name):
-            signal.signal(getattr(signal, name), _leave)
-    with boundary.hydra_raises():
+    with leave_quietly(), collector_paused(), boundary.hydra_raises():
         try:
             line = CommandLine.parse(sys.argv[1:])
             overrides = line.overrides
@@ -56,11 +57,8 @@ def main() -> None:
             sys.stdout.flush()
         except BrokenPipeError:
             boundary.silence_stdout()
-        except KeyboardInterrupt:
-            print("hookexp: interrupted", file=sys.stderr)
-            raise SystemExit(130) from None
         except Exception as error:
-            if not isinstance(error, _Reported):
+            if not isinstance(error, boundary.Reported):
                 boundary.report(error, overrides)
             raise SystemExit(1) from None
 
@@ -78,22 +76,16 @@ def run_job(cfg: DictConfig) -> float | None:
     work_dir = Path(config.runtime.output_dir)
     began = time.monotonic()
     try:
+        if config.mode == RunMode.MULTIRUN:  # A single run is checked before it has a folder.
+            _check_job(cfg, work_dir)
         with restored_process_state(), _warnings_logged(), _importable(*_user_folders()):
             return _run(cfg, work_dir)
     except Exception as error:
         _tell(error, work_dir, time.monotonic() - began)
         if config.mode == RunMode.MULTIRUN:
-            raise _Reported(str(error)) from error  # The sweeper has to know that the job failed.
+            # The sweeper has to know that the job failed.
+            raise boundary.Reported(str(error)) from error
         raise SystemExit(1) from None
-
-
-def _leave(number: int, frame: FrameType | None) -> None:
-    print(f"hookexp: stopped by {signal.Signals(number).name}", file=sys.stderr)
-    raise SystemExit(143)
-
-
-class _Reported(Exception):
-    """An error that the user has been shown."""
 
 
 def _run(cfg: DictConfig, work_dir: Path) -> float | None:
@@ -103,21 +95,55 @@ def _run(cfg: DictConfig, work_dir: Path) -> float | None:
     with locked(work_dir):
         save_config(cfg, work_dir)
         from hookexp import dist
-        from hookexp.build import build_runner
-        from hookexp.verify import verify_resume
 
         drop_keys_of_the_old_target(cfg, [str(w) for w in HydraConfig.get().overrides.task])
         try:
-            if cfg.mode == "verify_resume":
-                verify_resume(cfg, work_dir)
-                return None
-            cfg = for_lr_find(cfg) if cfg.mode == "lr_find" else cfg
-            summary = build_runner(cfg, work_dir=work_dir).run(cfg.mode)
+            summary = _build_and_run(cfg, work_dir)
         finally:
             dist.close()
+    if summary is None:
+        return None
     if summary.exit_code:
         raise SystemExit(summary.exit_code)
     return summary.objective_value
+
+
+def _build_and_run(cfg: DictConfig, work_dir: Path) -> Summary | None:
+    from hookexp import dist
+    from hookexp.build import build_runner, summary_of_finished_run
+    from hookexp.verify import verify_resume
+
+    if cfg.mode == "verify_resume":
+        resume_collector()
+        verify_resume(cfg, work_dir)
+        return None
+    cfg = for_lr_find(cfg) if cfg.mode == "lr_find" else cfg
+    summary = summary_of_finished_run(cfg, work_dir)
+    if summary is None:
+        runner = build_runner(cfg, work_dir=work_dir)
+        resume_collector()
+        summary = runner.run(cfg.mode)
+    elif dist.rank() == 0:
+        _tell_finished(summary, work_dir)
+    return summary
+
+
+def _tell_finished(summary: Summary, work_dir: Path) -> None:
+    logger = logging.getLogger("hookexp")
+    logger.info("this run is over; a larger trainer.max_epochs or max_iters would continue it")
+    for line in summary.describe(work_dir, words_of_an_evaluation()):
+        logger.info(line)
+
+
+def _check_job(cfg: DictConfig, work_dir: Path) -> None:
+    config = HydraConfig.get()
+    try:
+        check_config(cfg, config.overrides.task, config.runtime.choices)
+    except Exception:
+        refuse_used(work_dir, cfg)
+        with locked(work_dir):
+            save_config(cfg, work_dir)  # The sweep's table reads it.
+        raise
 
 
 def _tell(error: Exception, work_dir: Path, seconds: float) -> None:

@@ -25,6 +25,12 @@ def resolve_device(name: str, local_rank: int = 0) -> torch.device:
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
     try:
         device = torch.device(name)
+    except (RuntimeError, TypeError):
+        raise ConfigError(
+            f"trainer.device={name}: there is no such device; use one of: auto, cpu, cuda, "
+            "cuda:N, mps"
+        ) from None
+    try:
         if device.type == "cuda" and device.index is None:
             device = torch.device("cuda", local_rank)
         torch.empty(0, device=device)

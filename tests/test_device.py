@@ -13,7 +13,7 @@ from hookexp.errors import ConfigError
 
 @pytest.mark.parametrize("name", ["cuda:77", "gpu", "tpu", "cpu:x"])
 def test_a_device_that_is_not_there_lists_those_that_are(name):
-    with pytest.raises(ConfigError, match=rf"trainer\.device={name} .*use one of: auto, cpu"):
+    with pytest.raises(ConfigError, match=rf"trainer\.device={name}\b.*use one of: auto, cpu"):
         resolve_device(name)
 
 

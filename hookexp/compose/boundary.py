@@ -23,6 +23,10 @@ _OUR_SWITCH = "HOOKEXP_SHORT_ERRORS"
 _LIBRARIES = tuple(str(Path(str(m.__file__)).parent) + os.sep for m in (hydra, omegaconf))
 
 
+class Reported(Exception):
+    """An error that the user has been shown."""
+
+
 @contextmanager
 def hydra_raises() -> Iterator[None]:
     """Have Hydra raise its errors, where by itself it prints them and exits."""
@@ -83,10 +87,10 @@ def _wants_traceback() -> bool:
 
 def _mistake(error: BaseException, overrides: Sequence[str]) -> ConfigError | None:
     """The error as a mistake of the user's, with a running Hydra to look names up in."""
-    from hookexp.compose.translate import translate
+    from hookexp.compose.translate import in_its_file, translate
 
     if GlobalHydra.instance().is_initialized():
-        return translate(error, overrides)
+        return in_its_file(translate(error, overrides), overrides)
     with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
         return translate(error, overrides)
 

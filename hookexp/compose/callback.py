@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.utils import JobReturn, JobStatus
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
 from hookexp.compose import sweep_table
-from hookexp.compose.boundary import leaves_on_error
+from hookexp.compose.boundary import Reported, leaves_on_error
+from hookexp.compose.checks import check_config, check_name
 from hookexp.compose.explain import explain
 from hookexp.compose.folders import claim_run_folder, claim_sweep_folder, is_other_rank
 from hookexp.compose.lock import lock
@@ -29,6 +31,12 @@ class RunCallback(Callback):
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         with leaves_on_error(config):
             check_mode(config.mode)
+            try:
+                check_config(config, config.hydra.overrides.task, config.hydra.runtime.choices)
+            except Exception:
+                # The message looks up files in it. Not before: it makes the config read-only.
+                HydraConfig.instance().set_config(config)
+                raise
             if config.mode == "explain":
                 HydraConfig.instance().set_config(config)
                 print(explain(config))
@@ -45,5 +53,19 @@ class RunCallback(Callback):
             check_mode(config.mode)
             if config.mode == "explain":
                 raise ConfigError("mode=explain explains one run; leave -m out")
+            check_name(config)
             claim_sweep_folder(config)
             sweep_table.begin(config)
+
+    def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
+        failed = job_return.status is JobStatus.FAILED
+        if failed and isinstance(job_return._return_value, Reported):
+            job_return.__class__ = _ReportedReturn
+
+
+class _ReportedReturn(JobReturn):
+    """Of a job that failed and has told so; Hydra's own class would print two lines more."""
+
+    @property  # type: ignore[misc]  # Nobody sets the value of a job that has ended.
+    def return_value(self) -> Any:
+        raise self._return_value

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from hookexp.compose.set_edits import SETS, SetEdits
 from hookexp.compose.wording import nearest
 from hookexp.errors import ConfigError
 
@@ -18,6 +19,7 @@ _FLAGS = (
 )
 _INFO = ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")
 """What may follow --info, which may also stand alone."""
+_FORMS = {"--cfg": ("job", "hydra", "all"), "-c": ("job", "hydra", "all")}
 _SHORT = ("-h", "-r", "-m", "-i", "-sc")
 
 
@@ -34,7 +36,7 @@ class CommandLine:
 
         Raises:
             ConfigError: for an override written like a flag, for overrides on both sides of a
-                flag, or a config folder that is not there.
+                flag, a set that is given twice, or a config folder that is not there.
         """
         flags: list[str] = []
         blocks: list[list[str]] = [[]]
@@ -56,11 +58,14 @@ class CommandLine:
                     flags.append(value)
                 if not value:
                     raise ConfigError(f"{flag}: needs a value after it")
+                if value not in _FORMS.get(flag, (value,)):
+                    raise ConfigError(f"{flag} {value}: use one of {', '.join(_FORMS[flag])}")
                 config_dir = Path(value) if flag in _TAKES_FOLDER else config_dir
             else:
                 _check_flag(flag, value)
         line = CommandLine(config_dir, tuple(word for block in blocks for word in block))
         line._check_folder()
+        line._check_sets()
         if sum(map(bool, blocks)) > 1:
             together = " ".join((*flags, *line.overrides))
             raise ConfigError(f"flags go before or after the other words, not between: {together}")
@@ -72,6 +77,16 @@ class CommandLine:
         if not self.config_dir.is_dir():
             raise ConfigError(f"--config-dir {self.config_dir}: there is no such folder")
 
+    def _check_sets(self) -> None:
+        """Refuse `hooks=+ema hooks=-logger`, of which the last alone would count."""
+        for group in SETS:
+            options = [w.partition("=")[2] for w in self.overrides if w.startswith(f"{group}=")]
+            if len(options) > 1:
+                typed = " ".join(f"{group}={option}" for option in options)
+                are_edits = all(SetEdits.matches(o) and "," not in o for o in options)
+                together = f": {group}={''.join(options)}" if are_edits else ""
+                raise ConfigError(f"{typed}: give {group}= once{together}")
+
 
 def _check_flag(flag: str, value: str) -> None:
     if not flag.startswith("--") and flag in _SHORT:
@@ -79,6 +94,11 @@ def _check_flag(flag: str, value: str) -> None:
     if flag.startswith("--") and any(known.startswith(flag) for known in _FLAGS):
         return
     key = flag.lstrip("-")
+    if not flag.startswith("--") and not value and len(key) > 2:
+        raise ConfigError(
+            f"{flag}: there is no such flag; what is taken away stands in the same word as what "
+            f"is added: hooks=+NAME-{key}"
+        )
     raise ConfigError(
         f"{flag}: there is no such flag{nearest(flag, _FLAGS)}; what belongs to the config is "
         f"written without dashes: {key}={value or 'VALUE'}"

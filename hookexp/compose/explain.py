@@ -93,7 +93,7 @@ def _table(listeners: dict[str, list[_Row]]) -> list[str]:
             lines.extend(_line(row, widths) for row in rows)
     silent = [point for point, rows in listeners.items() if not rows]
     if silent:
-        lines += ["", *textwrap.wrap(f"nobody listens to: {', '.join(silent)}", 96)]
+        lines += ["", *textwrap.wrap(f"nobody listens to: {', '.join(silent)}", 80)]
     return lines
 
 

@@ -11,7 +11,6 @@ import inspect
 import re
 import traceback
 from collections.abc import Callable, Mapping, Sequence
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from hydra.errors import InstantiationException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from hookexp.compose.imports import is_a_module, not_importable
 from hookexp.compose.wording import listed, nearest, on_one_line, said
 from hookexp.errors import ConfigError, add_note
 
@@ -124,34 +124,13 @@ def _translated(error: InstantiationException, root: DictConfig, path: str) -> B
     path = found.group(1) if found else path
     node = OmegaConf.select(root, path)
     cause = error.__cause__
+    if cause is None and "Expected a callable target" in text and "'module'" in text:
+        return is_a_module(str(node["_target_"]), path)
     if text.startswith("Error locating target"):
-        return _not_importable(node["_target_"], path, cause)
+        return not_importable(node["_target_"], path)
     if cause is None:
         return ConfigError(f"{path}: {on_one_line(_FULL_KEY.sub('', text))}")
     return _refusal(cause, node, path)
-
-
-def _not_importable(target: str, path: str, cause: BaseException | None) -> ConfigError:
-    message = str(cause or "").split("\n")
-    reason = message[1] if len(message) > 1 else message[0]
-    module, _, name = target.rpartition(".")
-    if module and _is_importable(module):
-        there_are = [n for n in vars(import_module(module)) if not n.startswith("_")]
-        return ConfigError(
-            f"{path}._target_={target}: {module} has no {name!r}{nearest(name, there_are)}"
-        )
-    return ConfigError(
-        f"{path}._target_={target}: cannot be imported ({reason}); write MODULE.NAME of a module "
-        "in the current folder, in the folder of --config-dir, or installed"
-    )
-
-
-def _is_importable(module: str) -> bool:
-    try:
-        import_module(module)
-    except Exception:
-        return False
-    return True
 
 
 def _refusal(cause: BaseException, node: Any, path: str) -> BaseException:

@@ -34,10 +34,15 @@ class Case:
 
 Rule = Callable[[Case], str]
 
+_LONGEST_LIST = 100
+"""Characters of names that a message may list; more hide what else it says."""
+
 
 def no_such_option(group: str, option: str) -> str:
     top, _, member = group.partition("/")
-    there_are = _options(group)
+    if top == "experiment" and member:
+        return _in_an_experiment(member.partition("@")[0], option, "")
+    there_are = options_of(group)
     if top in SETS and member:
         names = members(top)
         if member not in names:
@@ -50,12 +55,11 @@ def no_such_option(group: str, option: str) -> str:
                 f"{group}={option}: to add {option} to the default {group} write {group}=+{option}"
             )
         return (
-            f"{group}={option}: there is no such set and no {_one(group)} of that name; sets are: "
-            f"{listed(there_are)}; {group} to add with {group}=+NAME: {listed(members(group))}"
-            f"{nearest(option, [*there_are, *members(group)])}"
+            f"{group}={option}: there is no such set; sets are: {listed(there_are)}; to add one of "
+            f"the {group} write {group}=+NAME; {_members_there_are(group, option)}"
         )
     if not there_are:
-        groups = _options("", ObjectType.GROUP)
+        groups = options_of("", ObjectType.GROUP)
         return f"{group}={option}: there is no group {group}; groups are: {listed(groups)}"
     return (
         f"{group}={option}: there is no such option; {group} has: {listed(there_are)}"
@@ -64,11 +68,25 @@ def no_such_option(group: str, option: str) -> str:
 
 
 def _no_such_member(group: str, name: str) -> str:
+    return f"{group}=+{name}: there is no {_one(group)} {name!r}; {_members_there_are(group, name)}"
+
+
+def _members_there_are(group: str, name: str) -> str:
+    """All members of a set if they are few, else the one that was probably meant."""
     names = members(group)
-    return (
-        f"{group}=+{name}: there is no {_one(group)} {name!r}; there are: {listed(names)}"
-        f"{nearest(name, names)}"
-    )
+    near = nearest(name, names).removeprefix("; ")
+    if len(listed(names)) <= _LONGEST_LIST:
+        return "; ".join(filter(None, (f"there are: {listed(names)}", near)))
+    return f"{near} --help lists all {len(names)}".lstrip()
+
+
+def _in_an_experiment(group: str, option: str, override: str) -> str:
+    """A line of an experiment's defaults list that lacks its slash, or what precedes it."""
+    if group not in options_of("", ObjectType.GROUP) and group.partition("/")[0] not in SETS:
+        return f"{group}/{option}: experiment=NAME takes the name of a file in experiment/"
+    added = group.partition("/")[0] in SETS and not override
+    line = f"{'' if added else 'override '}/{group}: {option or 'OPTION'}"
+    return f"{group}: in an experiment a group begins with a slash; write `- {line}`"
 
 
 def _one(group: str) -> str:
@@ -76,12 +94,14 @@ def _one(group: str) -> str:
 
 
 def _added_twice(case: Case) -> str:
-    key = case.key
+    key = case.key.lstrip("+")
     top, _, name = key.partition("/")
+    if key in SETS and f"+{key}" in (word.partition("=")[0] for word in case.overrides):
+        return f"+{key}: the sign stands after the equals sign: {key}=+NAME, {key}=-NAME"
     if top not in SETS:
         if f"+{key}" in (word.partition("=")[0] for word in case.overrides):
             return f"+{key}: the group has an option already; write {key}=OPTION without +"
-        return f"{key}: has two options at once; choose one of: {listed(_options(key))}"
+        return f"{key}: has two options at once; choose one of: {listed(options_of(key))}"
     listed_edits = value_given(top, case.overrides)
     if listed_edits.startswith("["):
         together = re.sub(r"[\[\], ]", "", listed_edits)
@@ -89,7 +109,7 @@ def _added_twice(case: Case) -> str:
     who = who_has_on(top, name, case.overrides)
     return (
         f"{top}=+{name}: {name} is on already{who}; to choose its option write "
-        f"{key}=OPTION ({listed(_options(key))})"
+        f"{key}=OPTION ({listed(options_of(key))})"
     )
 
 
@@ -97,12 +117,19 @@ def _override_not_on(case: Case) -> str:
     key = case.key
     top, _, name = key.partition("/")
     given = value_given(key, case.overrides)
+    if "@experiment." in key:
+        return (
+            "its values would stand under `experiment`, where nobody reads them; make "
+            "`# @package _global_` the first line of the file"
+        )
+    if top == "experiment":
+        return _in_an_experiment(name.partition("@")[0], "", "override")
     if top in SETS and name:
         if name not in members(top):
             return _no_such_member(top, name)
         plus = f"{top}=+{name}" + ("" if given in ("", "default") else f"/{given}")
         return f"{key}={given or 'OPTION'}: {name} is not on; to add it write {plus}"
-    groups = _options("", ObjectType.GROUP)
+    groups = options_of("", ObjectType.GROUP)
     return f"{key}: there is no group of this name to override; groups are: {listed(groups)}"
 
 
@@ -114,7 +141,7 @@ def _deletion_not_on(case: Case) -> str:
 
 
 def _no_option_given(case: Case) -> str:
-    groups = _options("", ObjectType.GROUP)
+    groups = options_of("", ObjectType.GROUP)
     for override in case.overrides:
         key, _, value = override.partition("=")
         top, _, name = key.lstrip("+").partition("/")
@@ -122,7 +149,7 @@ def _no_option_given(case: Case) -> str:
             continue
         if top in SETS and name:
             return f"{override}: to take {name} away write {top}=-{name}"
-        hint = f"{key}=none" if "none" in _options(key) else f"one of: {listed(_options(key))}"
+        hint = f"{key}=none" if "none" in options_of(key) else f"one of: {listed(options_of(key))}"
         return f"{override}: {key} needs the name of an option; write {hint}"
     return on_one_line(case.text)
 
@@ -156,10 +183,9 @@ def _no_such_key(case: Case) -> str:
 def _no_such_member_key(group: str, name: str, key: str) -> str:
     if name in members(group):
         return f"{key}: {name} is not on; to add it write {group}=+{name} before it"
-    names = members(group)
     return (
-        f"{key}: there is no {_one(group)} {name!r}; there are: {listed(names)}"
-        f"{nearest(name, names)} (one of your own: +{group}.{name}._target_=MODULE.CLASS)"
+        f"{key}: there is no {_one(group)} {name!r}; {_members_there_are(group, name)} "
+        f"(one of your own: +{group}.{name}._target_=MODULE.CLASS)"
     )
 
 
@@ -188,7 +214,8 @@ def _sweep_without_m(case: Case) -> str:
 # -- looking up ----------------------------------------------------------------------------------
 
 
-def _options(group: str, kind: ObjectType = ObjectType.CONFIG) -> list[str]:
+def options_of(group: str, kind: ObjectType = ObjectType.CONFIG) -> list[str]:
+    """The options of a group, or what else there is in it; edits of a set are left out."""
     names = GlobalHydra.instance().config_loader().get_group_options(group, kind)
     return [n for n in names if n[:1] not in ("+", "-") and (group or n not in ("hydra", *_HIDDEN))]
 

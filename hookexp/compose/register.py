@@ -5,6 +5,8 @@ Runs when `hookexp.app` is imported, so also in the processes that a launcher st
 
 from __future__ import annotations
 
+import logging
+
 from hydra.core.plugins import Plugins
 from omegaconf import OmegaConf
 
@@ -15,6 +17,8 @@ from hookexp.compose.named_sets import SetSearchPath, SetSource, removed_members
 
 def register() -> None:
     """Register all of them; calling it again changes nothing."""
+    # It logs what it raises as well, and what it raises is told by us.
+    logging.getLogger("hydra.utils").setLevel(logging.CRITICAL)
     Plugins.instance().register(SetSource)
     Plugins.instance().register(SetSearchPath)
     OmegaConf.register_new_resolver("hookexp.minus", removed_members, replace=True)

@@ -12,6 +12,7 @@ import re
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -50,6 +51,8 @@ class Job:
 class _Sweep:
     folder: Path
     began: float
+    told: set[Path] = field(default_factory=set)
+    """Folders of the jobs whose failure this process has told when it happened."""
 
 
 _running: list[_Sweep] = []
@@ -68,7 +71,7 @@ def end() -> None:
     mask_file(sweep.folder / "multirun.yaml")
     jobs = read_jobs(sweep.folder, since=sweep.began - 2.0)
     if jobs:
-        _show(jobs, sweep.folder)
+        _show(jobs, sweep)
 
 
 def read_jobs(folder: Path, since: float = 0.0) -> list[Job]:
@@ -78,13 +81,16 @@ def read_jobs(folder: Path, since: float = 0.0) -> list[Job]:
         if file.stat().st_mtime < since:
             continue
         words = [str(word).partition("=") for word in OmegaConf.load(file)]
+        overrides = {key: value for key, _, value in words}
         number = re.match(r"\d+", file.parent.parent.name)
         jobs.append(
             Job(
                 number=int(number.group()) if number else len(jobs),
                 folder=file.parent.parent,
-                overrides={key: value for key, _, value in words},
-                summary=_read_summary(file.parent.parent / SUMMARY_FILE, since),
+                overrides=overrides,
+                summary=_read_summary(
+                    file.parent.parent / SUMMARY_FILE, since, overrides.get("resume") == "auto"
+                ),
             )
         )
     return sorted(jobs, key=lambda job: job.number)
@@ -101,21 +107,33 @@ def best_of(jobs: Sequence[Job]) -> Job | None:
 
 
 def write_failure(folder: Path, error: str, seconds: float) -> None:
-    """Leave a summary for a job that has none of its own making."""
+    """Leave a summary for a job that has none of its own making; its error was told just now."""
+    for sweep in _running:
+        sweep.told.add(folder.absolute())
     summary: dict[str, Any] = {"status": "failed", "error": error, "objective": None, "metrics": {}}
-    folder.mkdir(parents=True, exist_ok=True)
     text = json.dumps({**summary, "seconds": seconds}, indent=2)
-    (folder / SUMMARY_FILE).write_text(text + "\n", encoding="utf-8")
+    temporary = folder / f".{SUMMARY_FILE}.tmp"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        temporary.write_text(text + "\n", encoding="utf-8")
+        temporary.replace(folder / SUMMARY_FILE)
+    except OSError:  # A full disk, most likely, which is what the error was about.
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
 
 
-def _read_summary(file: Path, since: float) -> dict[str, Any]:
-    if not file.is_file() or file.stat().st_mtime < since:
+def _read_summary(file: Path, since: float, was_resumed: bool) -> dict[str, Any]:
+    """What a job left; an older one counts where the job only had to see that the run was over."""
+    if not file.is_file():
         return {}
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except ValueError:
         return {}
-    return content if isinstance(content, dict) else {}
+    if not isinstance(content, dict):
+        return {}
+    is_new = file.stat().st_mtime >= since
+    return content if is_new or (was_resumed and content.get("is_final")) else {}
 
 
 def table_of(jobs: Sequence[Job]) -> tuple[list[str], list[list[str]]]:
@@ -161,9 +179,9 @@ def _duration(seconds: Any) -> str:
     return f"{minutes:.0f}m {rest:02.0f}s" if minutes else f"{rest:.1f}s"
 
 
-def _show(jobs: Sequence[Job], folder: Path) -> None:
+def _show(jobs: Sequence[Job], sweep: _Sweep) -> None:
     head, rows = table_of(jobs)
-    print(f"\nRuns in {folder}" + (" (* the best)" if best_of(jobs) else ""))
+    print(f"\nRuns in {sweep.folder}" + (" (* the best)" if best_of(jobs) else ""))
     if sys.stdout.isatty():
         from rich.console import Console
         from rich.table import Table
@@ -179,6 +197,6 @@ def _show(jobs: Sequence[Job], folder: Path) -> None:
         for row in (head, *rows):
             print("  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip())
     for job in jobs:
-        if job.summary.get("error"):
+        if job.summary.get("error") and job.folder not in sweep.told:
             print(f"run {job.number} failed: {job.summary['error']}")
     sys.stdout.flush()

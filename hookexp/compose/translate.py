@@ -10,10 +10,13 @@ import re
 from collections.abc import Iterator, Sequence
 
 import yaml
+from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf.errors import OmegaConfBaseException
 
 from hookexp.compose.mistakes import RULES, Case, no_such_option, value_given
+from hookexp.compose.set_edits import SETS
+from hookexp.compose.sources import config_folders, line_of
 from hookexp.compose.wording import on_one_line, said
 from hookexp.errors import ConfigError
 
@@ -47,6 +50,22 @@ def translate(error: BaseException, overrides: Sequence[str]) -> ConfigError | N
     return ConfigError(_plain(chain)) if of_config else None
 
 
+def in_its_file(mistake: ConfigError | None, overrides: Sequence[str]) -> ConfigError | None:
+    """A mistake with the file and line before it, where it stands in a file of the user's."""
+    found = re.match(r"[a-z]\w*(\.\w+)*", str(mistake))
+    if mistake is None or found is None or not HydraConfig.initialized():
+        return mistake
+    path = found.group()
+    choices = HydraConfig.get().runtime.choices
+    typed = {word.lstrip("+~").partition("=")[0] for word in overrides} - set(choices)
+    if any(key == path or key.startswith(f"{path}.") for key in typed):
+        return mistake
+    line = line_of(path, choices)
+    if line is None or (line.is_ours and line.file.parent.name != "experiment"):
+        return mistake
+    return ConfigError(f"{line}: {mistake}")
+
+
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
     """An error, what caused it, what caused that."""
     seen: set[int] = set()
@@ -72,16 +91,42 @@ def _plain(chain: Sequence[BaseException]) -> str:
 
 def _missing(error: MissingConfigException, overrides: Sequence[str]) -> ConfigError:
     group, _, option = (error.missing_cfg_file or "").rpartition("/")
+    if not option:
+        return ConfigError(
+            "--config-path: there is no such folder; configs of your own go beside this project's "
+            "with --config-dir FOLDER"
+        )
     if not group:
-        return ConfigError(on_one_line(str(error).split("\nConfig search path:")[0]))
+        return ConfigError(
+            f"--config-name {option}: there is no {option.removesuffix('.yaml')}.yaml beside "
+            "config.yaml or in the folder of --config-dir; a run of your own is best a file "
+            "experiment/NAME.yaml in that folder, chosen with experiment=NAME"
+        )
     message = no_such_option(group, option)
     if value_given(group, overrides):
         return ConfigError(message)
+    if (file := _experiment_with(group, option, overrides)) is not None:
+        return ConfigError(f"{file}: {message}")
     return _located(str(error), message)
+
+
+def _experiment_with(group: str, option: str, overrides: Sequence[str]) -> str | None:
+    """The experiment, and the line in it, that chose an option; Hydra names another file."""
+    name = value_given("experiment", overrides)
+    for folder in config_folders() if name else ():
+        file = folder / "experiment" / f"{name}.yaml"
+        for number, line in enumerate(file.read_text().splitlines() if file.is_file() else (), 1):
+            if re.search(rf"/?{re.escape(group)}(@\S+)?: *{re.escape(option)}\b", line):
+                return f"{file}, line {number}"
+    return None
 
 
 def _unreadable(error: OverrideParseException, overrides: Sequence[str]) -> ConfigError:
     word = error.override
+    if re.fullmatch(r"[+-]\w+", word) and any(w.startswith(SETS) for w in overrides):
+        return ConfigError(
+            f"{word}: what is added or taken away is one word, without spaces: hooks=+NAME{word}"
+        )
     if "=" not in word or word.startswith("="):
         joined = re.sub(r"\s*=\s*", "=", " ".join(overrides)).split(" ")
         right = next((w for w in joined if "=" in w and word in w), f"{word}=VALUE")
@@ -89,6 +134,9 @@ def _unreadable(error: OverrideParseException, overrides: Sequence[str]) -> Conf
             f"{word!r}: not of the form KEY=VALUE; write it as one word, without spaces: {right}"
         )
     key, _, value = word.partition("=")
+    if key.lstrip("+") in SETS and re.fullmatch(r"[\w+,~/-]+", value):
+        together = re.sub(r",*[+]|,+", "+", value.replace("~", "-")).rstrip("+")
+        return ConfigError(f"{word}: all edits of a set are one word: {key.lstrip('+')}={together}")
     return ConfigError(
         f"{word!r}: the value cannot be read; put quotes inside quotes around special characters: "
         f"'{key}=\"{value}\"', and lists in brackets: '{key}=[1,2]'"

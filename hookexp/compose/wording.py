@@ -11,9 +11,11 @@ from omegaconf.errors import OmegaConfBaseException
 _INTERPOLATION_PREFIX = re.compile(r"^\w+ raised while resolving interpolation: ")
 
 
-def nearest(given: str, allowed: Iterable[str]) -> str:
-    """`; did you mean X?`, or nothing where no allowed name is near."""
-    close = difflib.get_close_matches(given, list(allowed), n=1, cutoff=0.6)
+def nearest(given: str, allowed: Iterable[str], cutoff: float = 0.6) -> str:
+    """`; did you mean X?`, or nothing where no allowed name is near; case does not count."""
+    by_lower_case = {name.lower(): name for name in allowed}
+    close = difflib.get_close_matches(given.lower(), by_lower_case, n=1, cutoff=cutoff)
+    close = [by_lower_case[name] for name in close]
     return f"; did you mean {close[0]}?" if close else ""
 
 

@@ -8,6 +8,7 @@ import random
 import sys
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from hookexp.log import FILE_ONLY
@@ -58,6 +59,7 @@ class ConsoleSink(Sink):
         self._display: Live | None = None
 
     def open(self, runner: Runner) -> None:
+        self._runner = runner
         self._logger: logging.Logger = runner.logger
         self._max_epochs = runner.max_epochs if runner.by_epoch else None
         self._max_iters = runner.max_iters
@@ -80,8 +82,9 @@ class ConsoleSink(Sink):
         self._redraw(self._display)
 
     def close(self) -> None:
-        """Draw the last row, and give the terminal back."""
+        """Draw the last row, moved on to where the run has come, and give the terminal back."""
         if self._display is not None:
+            self._line.advance(self._runner.iter)
             display, self._display = self._display, None
             display.stop()
 
@@ -109,9 +112,24 @@ class ProgressLine:
 
     def show(self, scalars: Mapping[str, float], point: LogPoint) -> None:
         """Make a row the one to be drawn; after the result of an evaluation training is."""
+        row = scalars, point
         if point.mode == "train":
-            self._train_row = (scalars, point)
-        self._row = self._train_row if point.is_result else (scalars, point)
+            self._train_row = row
+        self._row = self._train_row if point.is_result else row
+        if point.is_result:
+            self.advance(point.iter)
+
+    def advance(self, iteration: int) -> None:
+        """Move a row of training on to a later iteration of its epoch, of which no row may tell."""
+        if self._row is None or self._row is not self._train_row:
+            return
+        scalars, point = self._row
+        moved = iteration - point.iter
+        if moved <= 0 or (self._by_epoch and point.batch + moved > (point.num_batches or math.inf)):
+            return
+        scalars = {name: value for name, value in scalars.items() if name != "eta"}
+        point = replace(point, iter=iteration, batch=point.batch + moved)
+        self._row = self._train_row = scalars, point
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         from rich.text import Text

@@ -65,8 +65,8 @@ def test_text_that_looks_like_an_interpolation_is_left_alone() -> None:
         ({"size": "${oc.env:NO_SUCH_VARIABLE}"}, r"hooks.box.size: Environment variable"),
         ({"target": "box_parts.Bx", "size": 1}, r"_target_=box_parts.Bx: .*did you mean Box\?"),
         ({"target": "no_such.Box", "size": 1}, r"_target_=no_such.Box: cannot be imported"),
-        ({"target": "Box", "size": 1}, r"_target_=Box: cannot be imported"),
-        ({"target": "box_parts", "size": 1}, r"hooks.box: Expected a callable"),
+        ({"target": "Box", "size": 1}, r"_target_=Box: has no module; write MODULE\.Box, where"),
+        ({"target": "box_parts", "size": 1}, r"=box_parts: is a module; .*=box_parts\.Box \("),
         ({"target": "os.system", "command": "true"}, r"hooks.box: Target 'os.system' is"),
         ({"target": "builtins.open", "file": "/no/such"}, r"hooks.box: .*FileNotFoundError"),
     ],
@@ -75,6 +75,21 @@ def test_one_message_for_a_mistake(node: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message) as caught:
         make(**node)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("import no_such_library", r"importing broken_parts failed: broken_parts\.py, line 1: "
+                                   r"ModuleNotFoundError: No module named 'no_such_library'"),
+        ("a = 1\nb = 1 / 0", r"importing broken_parts failed: broken_parts\.py, line 2: ZeroDiv"),
+        ("def f(:", r"_target_=broken_parts\.Box: broken_parts\.py, line 1: "),
+    ],
+)  # fmt: skip
+def test_a_module_that_fails_when_it_is_imported(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "broken_parts.py").write_text(text)
+    with pytest.raises(ConfigError, match=message):
+        make(target="broken_parts.Box")
 
 
 def test_a_bug_stays_what_it_is() -> None:

@@ -10,15 +10,21 @@ import pytest
 
 from hookexp.compose.conf_dir import conf_dir
 
-HOOKS = ", ".join(sorted(p.name for p in (conf_dir() / "hooks").iterdir() if p.is_dir()))
+NUM_HOOKS = len([p for p in (conf_dir() / "hooks").iterdir() if p.is_dir()])
 
 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
         # names of hooks
-        ("hooks=+emma", f"hooks=+emma: there is no hook 'emma'; there are: {HOOKS}; "
-                        "did you mean ema?"),
+        ("hooks=+emma", "hooks=+emma: there is no hook 'emma'; did you mean ema? --help lists "
+                        f"all {NUM_HOOKS}"),
+        ("hooks=+zzz", f"hooks=+zzz: there is no hook 'zzz'; --help lists all {NUM_HOOKS}"),
+        ("hooks=emma", "hooks=emma: there is no such set; sets are: default, none; to add one of "
+                       "the hooks write hooks=+NAME; did you mean ema? --help lists all"),
+        ("hooks=+ema hooks=-logger", "hooks=+ema hooks=-logger: give hooks= once: "
+                                     "hooks=+ema-logger"),
+        ("hooks=+ema hooks=none", "hooks=+ema hooks=none: give hooks= once"),
         ("hooks=-ema", "hooks=-ema: ema is not on, so it cannot be taken away; on are: "
                        "checkpoint, iter_timer, logger, optimizer, param_scheduler, "
                        "runtime_info, sampler_seed"),
@@ -53,7 +59,19 @@ HOOKS = ", ".join(sorted(p.name for p in (conf_dir() / "hooks").iterdir() if p.i
                                 "max_epochs, max_iters, "),
         ("optimzer=sgd", "optimzer: the config has no 'optimzer'; it has: data, model, "),
         ("hooks.ema.momentum=1", "hooks.ema.momentum: ema is not on; to add it write hooks=+ema"),
-        ("hooks.emma.momentum=1", "hooks.emma.momentum: there is no hook 'emma'; there are: "),
+        ("hooks.emma.momentum=1", "hooks.emma.momentum: there is no hook 'emma'; did you mean "),
+        ("~optimizer", "~optimizer: no run goes without this key of the config; use "
+                       "optimizer=OPTION: adam, adamw, sgd"),
+        ("~hooks", "~hooks: no run goes without this key of the config; use hooks=none"),
+        ("~seed", "~seed: no run goes without this key of the config; use seed=VALUE"),
+        ("name=", "name=: has to name a folder in outputs/, such as name=my_run or "),
+        ("name=null", "name=null: has to name a folder in outputs/"),
+        ("name=a/../../x", "name=a/../../x: has to name a folder in outputs/"),
+        ("name=/etc/x", "name=/etc/x: has to name a folder in outputs/"),
+        ("-m name=../x optimizer.lr=1,2", "name=../x: has to name a folder in outputs/"),
+        ("model.width=abc", "model.width=abc: use a number, such as 32 (channels after the first"),
+        ("--config-name=foo", "--config-name foo: there is no foo.yaml beside config.yaml or in "),
+        ("--config-path=foo", "--config-path: there is no such folder; configs of your own go "),
         ("hooks=+ema hooks.ema.momentumm=1", "hooks.ema.momentumm: hooks.ema has no 'momentumm'; "
          "it has: priority, ema_type, momentum, "),
         ("+trainer.device=cpu", "+trainer.device: the config has this key already; write "
@@ -62,7 +80,24 @@ HOOKS = ", ".join(sorted(p.name for p in (conf_dir() / "hooks").iterdir() if p.i
         ("optimizer.lr=0.1,0.2", "optimizer.lr=0.1,0.2: for a run with each value add -m"),
         ("mode=trian", "mode=trian: there is no such mode; modes are: train, val, test, explain, "
                        "verify_resume, lr_find; did you mean train?"),
+        # values, told before torch is imported
+        ("optimizer.lr=high", "optimizer.lr=high: use a number, such as 0.03"),
+        ("hooks.checkpoint.interval=abc", "hooks.checkpoint.interval=abc: use a number, such as 1 "
+         "(epochs (iterations, with by_epoch=false) between two; -1: never)"),
+        ("trainer.max_epochs=2.5", "trainer.max_epochs=2.5: use a whole number, 1 or more"),
+        ("trainer.precision=fp8", "trainer.precision=fp8: use one of fp32, bf16, fp16"),
+        ("data.batch_size=0", "data.batch_size=0: use a whole number, 1 or more"),
+        ("seed=abc", "seed=abc: use a whole number, 0 or more"),
+        ("resume=nosuch.pth", "resume=nosuch.pth: there is no such file or folder"),
+        ("resume=true", "resume=True: use the path of a file or a folder"),
+        ("hooks=+closure", "hooks.closure.fn_name: needs a value: hooks.closure.fn_name=VALUE"),
         # how it is written
+        ("+hooks=+ema", "+hooks: the sign stands after the equals sign: hooks=+NAME, hooks=-NAME"),
+        ("hooks=+ema,", "hooks=+ema,: all edits of a set are one word: hooks=+ema"),
+        ("hooks=+ema +early_stopping", "+early_stopping: what is added or taken away is one word"),
+        ("hooks=+ema -logger", "-logger: there is no such flag; what is taken away stands in the "
+         "same word as what is added: hooks=+NAME-logger"),
+        ("--cfg=jobs", "--cfg jobs: use one of job, hydra, all"),
         ("trainer.max_epochs = 20", "'trainer.max_epochs': not of the form KEY=VALUE; write it as "
                                     "one word, without spaces: trainer.max_epochs=20"),
         ("trainer.max_epochs= 20", "'20': not of the form KEY=VALUE; write it as one word, without "
@@ -97,6 +132,16 @@ def my_conf(tmp_path: Path) -> Path:
     files = {
         "experiment/mine.yaml": "# @package _global_\ndefaults:\n  - /hooks/ema: swa\n"
         "  - override /hooks/checkpoint: best\n",
+        "experiment/option.yaml": "# @package _global_\ndefaults:\n"
+        "  - override /hooks/checkpoint: bst\n",
+        "experiment/nested.yaml": "trainer:\n  max_epochs: 5\n",
+        "experiment/nested_defaults.yaml": "defaults:\n  - override /hooks/checkpoint: best\n",
+        "experiment/no_slash.yaml": "# @package _global_\ndefaults:\n  - optimizer: adamw\n",
+        "experiment/key.yaml": "# @package _global_\ntrainer: {max_epoch: 5}\n",
+        "experiment/top.yaml": "# @package _global_\noptimzer: {lr: 1}\n",
+        "experiment/hook.yaml": "# @package _global_\nhooks:\n  chekpoint:\n    interval: 3\n",
+        "model/target.yaml": "target: torch.nn.Linear\n",
+        "model/empty.yaml": "",
         "experiment/wrong.yaml": "# @package _global_\ndefaults:\n  - override /hooks/ema: swa\n",
         "model/broken.yaml": "width: [1\nheight: 2\n",
         "model/variable.yaml": "_target_: a.B\nroot: ${oc.env:NO_SUCH_VARIABLE}\n",
@@ -112,6 +157,38 @@ def my_conf(tmp_path: Path) -> Path:
     [
         ("experiment=mine hooks=+ema", "hooks=+ema: ema is on already (experiment=mine); "),
         ("experiment=wrong", "in experiment/wrong.yaml: hooks/ema=OPTION: ema is not on; "),
+        (
+            "experiment=option",
+            "{conf}/experiment/option.yaml, line 3: hooks/checkpoint=bst: there "
+            "is no such option; hooks/checkpoint has: best, default; did you mean best?",
+        ),
+        (
+            "experiment=nested",
+            "{conf}/experiment/nested.yaml, line 1: experiment: its values stand",
+        ),
+        ("experiment=nested_defaults", "in experiment/nested_defaults.yaml: its values would"),
+        (
+            "experiment=no_slash",
+            "in experiment/no_slash.yaml: optimizer: in an experiment a group "
+            "begins with a slash; write `- override /optimizer: adamw`",
+        ),
+        (
+            "experiment=key",
+            "{conf}/experiment/key.yaml, line 2: trainer.max_epoch: no such "
+            "setting; did you mean max_epochs?",
+        ),
+        (
+            "experiment=top",
+            "{conf}/experiment/top.yaml, line 2: optimzer: nobody reads this key "
+            "of the config; did you mean optimizer?",
+        ),
+        (
+            "experiment=hook",
+            "{conf}/experiment/hook.yaml, line 3: hooks.chekpoint: has no "
+            "_target_, so nothing can be made of it; did you mean checkpoint?",
+        ),
+        ("model=target", "{conf}/model/target.yaml, line 1: model: has target: where _target_:"),
+        ("model=empty", "{conf}/model/empty.yaml, line 1: model: has no _target_, so nothing"),
         ("model=broken", "{conf}/model/broken.yaml, line 2, column 7: not valid yaml: "),
     ],
 )
@@ -129,7 +206,17 @@ def test_a_variable_that_is_not_set_is_told_with_its_path(
     answer = cli("-cd", str(my_conf), "model=variable", "trainer.device=cpu")
     assert answer.code == 1
     assert (
-        answer.message == "hookexp: model.root: Environment variable 'NO_SUCH_VARIABLE' not found"
+        answer.message == f"hookexp: {my_conf}/model/variable.yaml, line 2: model.root: "
+        "Environment variable 'NO_SUCH_VARIABLE' not found"
+    )
+
+
+def test_a_target_that_cannot_be_imported_is_told_once(cli: Callable[..., Any]) -> None:
+    answer = cli("model._target_=no_such.Net", "trainer.device=cpu")
+    assert answer.code == 1
+    assert answer.out == ""
+    assert answer.message.startswith(
+        "hookexp: model._target_=no_such.Net: cannot be imported, there is no module no_such; write"
     )
 
 

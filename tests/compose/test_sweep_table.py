@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -11,10 +12,10 @@ from typing import Any
 
 import pytest
 import torch
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 import hookexp.build
-from hookexp.compose.sweep_table import Job, best_of, read_jobs, table_of
+from hookexp.compose.sweep_table import Job, begin, best_of, end, read_jobs, table_of
 from hookexp.errors import ConfigError
 
 
@@ -37,6 +38,23 @@ def test_the_table_shows_what_differs() -> None:
     assert head == ["run", "lr", "status", "m", "reached", "time", "folder"]
     assert rows[0] == ["0", "1", "finished", "0.5", "epoch 2, iter 40", "1m 15s", "0"]
     assert rows[1][:4] == ["1*", "2", "finished", "0.7"]
+
+
+@pytest.mark.parametrize(
+    ("words", "is_final", "shown"),
+    [(["resume=auto"], True, True), (["resume=auto"], False, False), ([], True, False)],
+)
+def test_an_old_result_counts_where_a_job_saw_that_its_run_was_over(
+    tmp_path: Path, words: list[str], is_final: bool, shown: bool
+) -> None:
+    folder = tmp_path / "0_lr-1" / ".hydra"
+    folder.mkdir(parents=True)
+    (folder / "overrides.yaml").write_text(json.dumps(["lr=1", *words]))
+    summary = tmp_path / "0_lr-1" / "summary.json"
+    summary.write_text(json.dumps({"status": "finished", "is_final": is_final}))
+    os.utime(summary, (1000.0, 1000.0))
+    (job,) = read_jobs(tmp_path, since=2000.0)
+    assert job.status == ("finished" if shown else "no result")
 
 
 def stub(monkeypatch: pytest.MonkeyPatch, run: Callable[[DictConfig, Path], float]) -> None:
@@ -98,7 +116,19 @@ def test_the_table_comes_when_a_job_failed(
     table = answer.out[answer.out.index("Runs in") :].splitlines()
     assert table[2].split()[:3] == ["0", "0.1", "failed"]
     assert table[3].split()[:3] == ["1*", "0.01", "finished"]
-    assert table[4] == f"run 0 failed: {_line(error)}"
+    assert len(table) == 4  # The error has been told once.
+
+
+def test_an_error_of_a_job_in_another_process_is_told_under_the_table(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    begin(OmegaConf.create({"hydra": {"sweep": {"dir": str(tmp_path)}}}))
+    (tmp_path / "0_lr-1" / ".hydra").mkdir(parents=True)
+    (tmp_path / "0_lr-1" / ".hydra" / "overrides.yaml").write_text(json.dumps(["lr=1"]))
+    summary = {"status": "failed", "error": "lr: is wrong"}
+    (tmp_path / "0_lr-1" / "summary.json").write_text(json.dumps(summary))
+    end()
+    assert capsys.readouterr().out.endswith("\nrun 0 failed: lr: is wrong\n")
 
 
 def _line(error: Exception) -> str:

@@ -17,6 +17,7 @@ def make_run(tmp_path: Path) -> Callable[..., SimpleNamespace]:
             "work_dir": tmp_path,
             "max_epochs": 2,
             "max_iters": None,
+            "iter": 0,
             "by_epoch": True,
             "logger": logging.getLogger("hookexp"),
             "rank": 0,

@@ -226,6 +226,95 @@ def test_redraws_are_bounded_and_the_last_row_is_drawn_at_the_end(make_run, term
     assert " 50%" in terminal.screen()[-1]
 
 
+def test_the_line_ends_full_though_the_last_batches_had_no_row(make_run, terminal, logger):
+    terminal.attach()
+    sink = ConsoleSink(refresh_per_second=1e9)
+    sink.open(make_run(logger=logger))
+    sink.log_scalars(ROW, 107, train(50, epoch=2))
+    sink.log_scalars(RESULT, 2, LogPoint("val", 2, 114, 5, 5, is_result=True))
+    sink.close()
+
+    assert " 100%" in terminal.screen()[-1]
+    assert "eta" not in terminal.screen()[-1]
+
+
+def test_without_a_validation_the_line_ends_where_the_run_does(make_run, terminal, logger):
+    terminal.attach()
+    run = make_run(logger=logger)
+    sink = ConsoleSink(refresh_per_second=1e9)
+    sink.open(run)
+    sink.log_scalars(ROW, 107, train(50, epoch=2))
+    run.iter = 114
+    sink.close()
+
+    assert " 100%" in terminal.screen()[-1]
+    assert "eta" not in terminal.screen()[-1]
+
+
+def test_the_line_stays_where_batches_of_a_later_epoch_had_no_row(make_run, terminal, logger):
+    terminal.attach()
+    run = make_run(logger=logger)
+    sink = ConsoleSink(refresh_per_second=1e9)
+    sink.open(run)
+    sink.log_scalars(ROW, 50, train(50))
+    run.iter = 60
+    sink.close()
+
+    assert terminal.screen()[-1].startswith("epoch 1/2")
+    assert " 44%" in terminal.screen()[-1]
+
+
+@pytest.mark.parametrize("name", ["NO_COLOR", "TERM"])
+def test_without_colours_the_line_is_the_same(make_run, terminal, logger, monkeypatch, name):
+    monkeypatch.setenv(name, {"NO_COLOR": "1", "TERM": "dumb"}[name])
+    terminal.attach()
+    sink = ConsoleSink(live=True, refresh_per_second=1e9)
+    sink.open(make_run(logger=logger))
+    sink.log_scalars(ROW, 10, train())
+    sink.close()
+
+    assert terminal.screen()[-1].startswith("epoch 1/2  ")
+    assert not re.search(r"\x1b\[3[0-9]", terminal.getvalue())
+
+
+def test_a_narrow_terminal_gets_one_line_too(make_run, terminal, logger, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "40")
+    terminal.attach()
+    sink = ConsoleSink(refresh_per_second=1e9)
+    sink.open(make_run(logger=logger))
+    for batch in range(1, 58):
+        sink.log_scalars(ROW, batch, train(batch))
+    sink.close()
+
+    (progress,) = terminal.screen()
+    assert len(progress) <= 40
+    assert progress.startswith("epoch 1/2") and "50%" in progress
+
+
+_ONE_RUN = """
+import logging, random
+from types import SimpleNamespace
+from hookexp.sink import LogPoint
+from hookexp.sinks.console import ConsoleSink
+random.seed(7)
+before = random.getstate()
+sink = ConsoleSink(live=True, refresh_per_second=1e9)
+logger = logging.getLogger("hookexp")
+sink.open(SimpleNamespace(logger=logger, max_epochs=2, max_iters=None, by_epoch=True, iter=57))
+for batch in range(1, 51):
+    sink.log_scalars({"loss": 1.0}, batch, LogPoint("train", 1, batch, batch, 57))
+sink.close()
+print("\\nsame" if random.getstate() == before else "drawn from")
+"""
+
+
+def test_a_live_display_draws_nothing_from_pythons_generator():
+    result = subprocess.run([sys.executable, "-c", _ONE_RUN], capture_output=True, text=True)
+
+    assert result.stderr == ""
+    assert result.stdout.splitlines()[-1] == "same"
+
+
 def test_a_test_alone_leaves_its_result_alone(make_run, terminal, logger):
     terminal.attach()
     sink = ConsoleSink(refresh_per_second=1e9)
