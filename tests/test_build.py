@@ -155,8 +155,6 @@ def test_the_default_run_learns_in_other_formats(tmp_path, change):
     assert build_runner(cfg, tmp_path).run("train").objective_value > 0.9
 
 
-
-
 def test_determinism_is_switched_on(tmp_path):
     try:
         build_runner(tiny("trainer.deterministic=true"), tmp_path)

@@ -36,7 +36,16 @@ FLOORS = {
     ],
     3: ["loops", "runner"],
     4: ["hooks.", "models.", "tasks.", "data.", "sinks."],
-    5: ["app", "build", "build_data", "build_model", "build_optim", "verify", "compose.", "__main__"],
+    5: [
+        "app",
+        "build",
+        "build_data",
+        "build_model",
+        "build_optim",
+        "verify",
+        "compose.",
+        "__main__",
+    ],
 }
 MODULES = sorted(
     str(path.relative_to(PACKAGE).with_suffix("")).replace("/", ".")
