@@ -62,12 +62,6 @@ class VisualizerHook(Hook):
         self._tiles: list[Image.Image] = []
         self._has_warned = False
 
-    def before_val(self, runner: Runner) -> None:
-        self._tiles = []
-
-    def before_test(self, runner: Runner) -> None:
-        self._tiles = []
-
     def after_val_iter(
         self,
         runner: Runner,

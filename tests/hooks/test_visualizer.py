@@ -273,3 +273,26 @@ def test_the_config_shows_every_parameter_with_its_default():
         assert name.startswith("_") or getattr(made, name) == value
     assert set(config) == {"_target_", *inspect.signature(VisualizerHook).parameters}
     assert VisualizerHook.priority == Priority.LOWEST
+
+
+def test_classes_are_called_by_the_names_that_the_data_set_gives_them(run, monkeypatch):
+    lines = []
+
+    def tile(pixels, said):
+        lines.append([text for text, _ in said])
+        return Image.new("RGB", (8, 8))
+
+    monkeypatch.setattr(visualizer, "_tile", tile)
+    run(VisualizerHook(max_images=2), mode="test")
+    assert lines == [["target even", "predicted odd"], ["target odd", "predicted odd"]]
+
+
+def test_each_image_is_stretched_by_its_own_range():
+    ramp = torch.arange(4.0).view(1, 1, 2, 2)
+    images = visualizer._to_uint8(torch.cat([ramp, -2 * ramp]))
+    assert images[0, ..., 0].flatten().tolist() == [0, 85, 170, 255]
+    assert images[1, ..., 0].flatten().tolist() == [255, 170, 85, 0]
+
+
+def test_a_single_number_for_each_input_is_shown_as_it_is():
+    assert visualizer._in_words(torch.tensor([[0.25], [3.0]]), 2, None) == ["0.25", "3"]
