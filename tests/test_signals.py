@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -117,6 +118,18 @@ def test_a_forked_process_is_not_concerned(make_runner):
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_no_worker_of_the_data_loader_outlives_its_run(make_runner, number):
+    assert_workers_leave(make_runner, number, code=143 if number == signal.SIGTERM else -9)
+
+
+def test_no_worker_outlives_a_run_that_was_killed_before_it_began(make_runner, monkeypatch):
+    def wait_for_the_end_of_the_run():
+        wait_for(lambda: os.getppid() != multiprocessing.parent_process().pid)
+
+    monkeypatch.setattr("hookexp.data.loader.ignore_stop_signals", wait_for_the_end_of_the_run)
+    assert_workers_leave(make_runner, signal.SIGKILL, code=-9)
+
+
+def assert_workers_leave(make_runner, number, code):
     runner = make_runner(max_epochs=10**6, val_size=0)
     sampler = BatchSampler(24, 4, seed=0, shuffle=True)
     loader = WorkerLoader(TinyData(24), sampler, num_workers=2)
@@ -126,10 +139,16 @@ def test_no_worker_of_the_data_loader_outlives_its_run(make_runner, number):
         os._exit(runner.run("train").exit_code)
     workers = wait_for(lambda: children_of(pid))
     os.kill(pid, number)
-    code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-    assert code == (143 if number == signal.SIGTERM else -9)
-    # They look whether their parent lives every few seconds.
-    assert wait_for(lambda: not any(Path(f"/proc/{worker}").exists() for worker in workers))
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == code
+    assert wait_for(lambda: not any(map(is_running, workers)))
+
+
+def is_running(pid):
+    """Whether a process is more than an entry that nobody has asked for its exit code yet."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
 
 
 def children_of(pid):

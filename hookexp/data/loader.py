@@ -9,7 +9,10 @@ is. All three answer `iterate(start)`, `len()` and the names published hooks loo
 from __future__ import annotations
 
 import copy
+import multiprocessing
+import os
 import random
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol, runtime_checkable
 
@@ -193,7 +196,17 @@ def is_sample_dataset(source: Any) -> bool:
 
 
 def _init_worker(worker_id: int) -> None:
+    # torch's own watch takes the parent it finds once it begins, which may be the orphans' by then.
+    threading.Thread(target=_leave_with_parent, daemon=True).start()
     ignore_stop_signals()
+
+
+def _leave_with_parent() -> None:
+    """A worker ends at once when the run's process is no more, however that ended."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
 
 
 class _SeededIndices(Sampler[list[tuple[int, int]]]):
