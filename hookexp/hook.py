@@ -268,7 +268,11 @@ class Hook:
     # -- what a hook may say about itself -------------------------------------------------------
 
     def get_triggered_stages(self) -> list[str]:
-        """The mount points this hook implements, itself or through a fan-in, in a run's order."""
+        """The mount points this hook implements, itself or through a fan-in, in a run's order.
+
+        A hook is called at these alone: one that knows that it has nothing to do at a point, as it
+        is configured, leaves it out here, and costs nothing there.
+        """
         overridden = {name for name in dir(type(self)) if self._overrides(name)}
         for fan_in, served in FAN_INS.items():
             if fan_in in overridden:

@@ -32,7 +32,6 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from contextlib import closing
-from itertools import count
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
@@ -237,11 +236,8 @@ class EvalLoop:
 def _fetch(runner: Runner, loader: Loader, start: int) -> Generator[tuple[int, Batch], None, None]:
     """The batches from number `start` on, with their numbers; stamps when each was fetched."""
     clock, batches = runner.clock, runner.prefetch(loader.iterate(start))
-    for batch_idx in count(start):
-        clock.began = perf_counter()
-        try:
-            data_batch = next(batches)
-        except StopIteration:
-            return
+    clock.began = perf_counter()
+    for numbered_batch in enumerate(batches, start):
         clock.ended = perf_counter()
-        yield batch_idx, data_batch
+        yield numbered_batch
+        clock.began = perf_counter()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -189,18 +190,20 @@ def _to_floats(values: list[Scalar]) -> list[float]:
         else:
             floats[index] = float(value)
     for indices in by_device.values():
-        flat = torch.stack([_as_float32(values[i]) for i in indices])
-        for index, number in zip(indices, flat.tolist(), strict=True):
+        numbers = _of_one_device([cast(Tensor, values[i]) for i in indices])
+        for index, number in zip(indices, numbers, strict=True):
             floats[index] = number
     return floats
 
 
-def _as_float32(value: Any) -> Tensor:
-    """A tensor of one element as float32 of shape (); most are that already."""
-    if value.dtype is not torch.float32 or value.dim() > 0:
-        value = value.reshape(()).float()
-    tensor: Tensor = value
-    return tensor
+def _of_one_device(values: list[Tensor]) -> list[float]:
+    """The values of tensors of one element each, in one copy, none of them rounded."""
+    if {value.dtype for value in values} == {torch.float32}:
+        with suppress(RuntimeError, TypeError):  # Shapes other than () are for the longer way.
+            return list(map(float, torch.stack(values).tolist()))
+    exact = torch.float32 if values[0].device.type == "mps" else torch.float64
+    flat = torch.stack([value.reshape(()).to(exact) for value in values])
+    return cast(list[float], flat.tolist())
 
 
 def scalars_to_floats(scalars: Mapping[str, Scalar]) -> dict[str, float]:

@@ -98,6 +98,26 @@ def test_a_fan_in_serves_train_val_and_test():
     assert modes == ["train", "val", "test"]
 
 
+def test_a_hook_may_leave_out_a_point_at_which_it_has_nothing_to_do():
+    log, hooks = [], HookList()
+
+    class Rare(Hook):
+        def get_triggered_stages(self):
+            return [s for s in super().get_triggered_stages() if s != "before_train_iter"]
+
+        def before_train_iter(self, runner, batch_idx, data_batch=None):
+            log.append("iter")
+
+        def before_run(self, runner):
+            log.append("run")
+
+    hooks.register(Rare(), "rare")
+    hooks.before_run(RUNNER)
+    hooks.before_train_iter(RUNNER, batch_idx=0)
+    assert log == ["run"]
+    assert hooks.entries[0].stages == ("before_run",)
+
+
 def test_any_object_with_methods_of_those_names_is_a_hook():
     log, hooks = [], HookList()
 

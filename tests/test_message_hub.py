@@ -67,3 +67,16 @@ def test_an_unknown_scalar_lists_those_there_are():
     hub.update_scalar("train/loss", 1)
     with pytest.raises(KeyError, match="train/loss"):
         hub.get_scalar("loss")
+
+
+def test_numbers_of_any_type_are_read_unrounded():
+    hub = MessageHub()
+    large, small = 2**24 + 1, 1e-12 + 1.0
+    hub.update_scalar("train/tokens", torch.tensor(large))
+    hub.update_scalar("train/loss", torch.tensor([small], dtype=torch.float64))
+    hub.update_scalar("train/half", torch.tensor([[0.5]], dtype=torch.bfloat16))
+    hub.update_scalar("train/plain", torch.tensor(0.1))
+    expected = {"tokens": large, "loss": small, "half": 0.5, "plain": torch.tensor(0.1).item()}
+    assert hub.read("train/", 1) == expected
+    for name, value in expected.items():
+        assert hub.read(f"train/{name}", 1) == {"": value}

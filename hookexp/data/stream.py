@@ -44,18 +44,15 @@ class Stateful(Protocol):
 
 
 @dataclass(frozen=True)
-class _Mark:
-    """Where the stream stood after a batch."""
+class _Pass:
+    """One pass over the batches, from its begin or from where a run was continued."""
 
-    number: int
-    in_pass: int
-    """Batches of the pass it belongs to, itself included."""
-    source: dict[str, Any] | None
+    first: int
+    """The number its first batch has in the stream, or would have."""
+    began_at: int
+    """The number of the first one that was read."""
     generators: dict[str, Any]
-    """The states of generators when the pass began."""
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"in_pass": self.in_pass, "source": self.source, "generators": self.generators}
+    """The states of generators when it began."""
 
 
 class BatchStream:
@@ -78,7 +75,9 @@ class BatchStream:
         self.batch_size = getattr(batches, "batch_size", None)
         self._source, self._stateful = _tracked(batches)
         self._generators = _generators_of(batches)
-        self._marks: deque[_Mark] = deque(maxlen=_READ_AHEAD)
+        self._passes: deque[_Pass] = deque(maxlen=_READ_AHEAD)
+        self._states: deque[tuple[int, dict[str, Any] | None]] = deque(maxlen=_READ_AHEAD)
+        """What a stateful source said after the last batches, by the number of the next one."""
         self._to_resume: dict[str, Any] | None = None
 
     def __len__(self) -> int:
@@ -106,9 +105,17 @@ class BatchStream:
         if number == 0:
             source = None if self._stateful is None else copy.deepcopy(self._stateful.state_dict())
             return {"in_pass": 0, "source": source, "generators": {"own": self._own_states()}}
-        for mark in self._marks:
-            if mark.number == number:
-                return mark.state_dict()
+        for one in reversed(self._passes):
+            # A batch at the border of two passes is the last of the first one.
+            if one.began_at < number or (one.began_at == number and one.first < number):
+                source = dict(self._states).get(number)
+                if source is None and self._stateful is not None:
+                    break
+                return {
+                    "in_pass": number - one.first,
+                    "source": source,
+                    "generators": one.generators,
+                }
         return _begin_and_drop(number)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -131,27 +138,29 @@ class BatchStream:
         )
 
     def _all(self, number: int, state: dict[str, Any] | None) -> Iterator[Any]:
-        in_pass = 0
+        is_stateful = self._stateful is not None
         while True:
+            in_pass = 0
             if state is None:
                 generators = {}
-                if self._stateful is None:
+                if not is_stateful:
                     generators = {"global": rng_state(), "own": self._own_states()}
                 batches = iter(self._source)
             else:
                 in_pass, generators = state["in_pass"], state["generators"]
-                self._marks.append(_Mark(number, in_pass, state["source"], generators))
+                self._states.append((number, state["source"]))
                 batches = self._resumed(state)
             was_resumed, state = state is not None, None
             began_at = number
+            self._passes.append(_Pass(number - in_pass, began_at, generators))
             for batch in _limited(batches, self.limit, in_pass):
-                number, in_pass = number + 1, in_pass + 1
-                self._marks.append(_Mark(number, in_pass, self._state(), generators))
+                number += 1
+                if is_stateful:
+                    self._states.append((number, self._state()))
                 yield batch
             is_dry = number == began_at and not was_resumed
             if not self.endless or is_dry:
                 return
-            in_pass = 0
 
     def _resumed(self, state: dict[str, Any]) -> Iterator[Any]:
         """An iterator that stands where a state was asked for.
@@ -182,10 +191,12 @@ class BatchStream:
         ):
             generator.set_state(saved)
 
-    def _state(self) -> dict[str, Any] | None:
+    def _state(self) -> dict[str, Any]:
+        """Of a stateful source, after the batch that it gave last."""
+        assert self._stateful is not None
         if isinstance(self._stateful, _TrackedSampler):
             return self._stateful.states.popleft()
-        return None if self._stateful is None else copy.deepcopy(self._stateful.state_dict())
+        return copy.deepcopy(self._stateful.state_dict())
 
     def _own_states(self) -> list[torch.Tensor]:
         return [generator.get_state() for generator in self._generators]

@@ -112,6 +112,12 @@ class CheckpointHook(Hook):
         self._next_save_by_clock = 0.0
         self._failed = False
 
+    def get_triggered_stages(self) -> list[str]:
+        stages = super().get_triggered_stages()
+        if self.by_epoch and self.every_n_minutes is None:
+            stages.remove("after_train_iter")
+        return stages
+
     def check_metrics(self, metric_names: Sequence[str]) -> None:
         for index, name in enumerate(self.save_best):
             metric = metric_names[0] if name == "auto" else name

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from hookexp import dist
 from hookexp.errors import ConfigError
 from hookexp.hook import Hook, Priority
+from hookexp.optim.averages import Averages
 from hookexp.runner import Runner
 
 EMA_TYPES = ("ExponentialMovingAverage", "MomentumAnnealingEMA", "StochasticWeightAverage")
@@ -97,8 +98,7 @@ class EMAHook(Hook):
         self.begin_epoch = begin_epoch
         self.steps = 0
         self._model: nn.Module = nn.Module()
-        self._weights: list[Tensor] = []
-        self._averages: list[Tensor] = []
+        self._averages = Averages([])
         self._loaded: dict[str, Tensor] = {}
         self._is_swapped = False
 
@@ -120,25 +120,21 @@ class EMAHook(Hook):
         """Averages begin as copies of the weights, which are initialised or loaded by now."""
         self._warn_if_never_to_begin(runner)
         self._model = dist.unwrap(runner.model)
-        self._weights = _averaged_tensors(self._model, self.update_buffers)
-        device = torch.device(self.device) if self.device else None
-        self._averages = [w.detach().to(device or w.device, copy=True) for w in self._weights]
+        weights = _averaged_tensors(self._model, self.update_buffers)
+        self._averages = Averages(weights, torch.device(self.device) if self.device else None)
         if self._loaded:
-            keys = _keys_of(self._model, self._weights)
-            with torch.no_grad():
-                for average, names in zip(self._averages, keys, strict=True):
-                    if names:
-                        average.copy_(self._loaded[names[0]])
+            for average, names in zip(self._averages.values, self._names(), strict=True):
+                if names:
+                    average.copy_(self._loaded[names[0]])
             self._loaded = {}
 
-    @torch.no_grad()
     def after_optim_step(self, runner: Runner) -> None:
         if not self._has_begun(runner):
             return
         if self.steps == 0:
-            self._lerp(1.0)
+            self._averages.move(1.0)
         elif self.steps % self.interval == 0:
-            self._lerp(self._share_of_new())
+            self._averages.move(self._share_of_new())
         self.steps += 1
 
     def before_val_epoch(self, runner: Runner) -> None:
@@ -166,8 +162,7 @@ class EMAHook(Hook):
         assert not self._is_swapped, "a checkpoint is saved only after an evaluation has ended"
         raw = checkpoint["state_dict"]
         averaged = dict(raw)
-        keys = _keys_of(self._model, self._weights)
-        for average, names in zip(self._averages, keys, strict=True):
+        for average, names in zip(self._averages.values, self._names(), strict=True):
             averaged.update(dict.fromkeys(names, average))
         checkpoint["state_dict"] = averaged
         checkpoint["ema_state_dict"] = raw
@@ -204,33 +199,24 @@ class EMAHook(Hook):
             return max(self.momentum, self.gamma / (self.gamma + self.steps))
         return max(self.momentum, 9 / (10 + self.steps)) if self.warm_up else self.momentum
 
-    def _lerp(self, share: float) -> None:
-        """averages += share * (weights - averages), for all tensors in one call."""
-        weights = self._weights
-        if self.device:
-            weights = [w.to(a.device) for w, a in zip(weights, self._averages, strict=True)]
-        if share == 1.0:
-            torch._foreach_copy_(self._averages, weights)
-        else:
-            torch._foreach_lerp_(self._averages, weights, share)
+    def _names(self) -> list[list[str]]:
+        """Under which names each average stands in the model's state_dict; tied ones have two."""
+        tensors = self._averages.tensors
+        names: dict[int, list[str]] = {id(t): [] for t in tensors}
+        for name, tensor in self._model.state_dict(keep_vars=True).items():
+            if id(tensor) in names:
+                names[id(tensor)].append(name)
+        return [names[id(t)] for t in tensors]
 
     def _swap_in(self) -> None:
         if self.steps > 0 and not self._is_swapped:
-            self._exchange()
+            self._averages.exchange()
             self._is_swapped = True
 
     def _swap_out(self) -> None:
         if self._is_swapped:
-            self._exchange()
+            self._averages.exchange()
             self._is_swapped = False
-
-    @torch.no_grad()
-    def _exchange(self) -> None:
-        """Swap values, not tensors: whoever holds a parameter goes on holding the right one."""
-        for weight, average in zip(self._weights, self._averages, strict=True):
-            held = weight.clone()
-            weight.copy_(average)
-            average.copy_(held)
 
 
 def _averaged_tensors(model: nn.Module, with_buffers: bool) -> list[Tensor]:
@@ -239,12 +225,3 @@ def _averaged_tensors(model: nn.Module, with_buffers: bool) -> list[Tensor]:
     if with_buffers:
         tensors += list(model.buffers())
     return [t for t in tensors if t.is_floating_point()]
-
-
-def _keys_of(model: nn.Module, tensors: list[Tensor]) -> list[list[str]]:
-    """The names under which each tensor stands in the model's state_dict; tied ones have two."""
-    names: dict[int, list[str]] = {id(t): [] for t in tensors}
-    for name, tensor in model.state_dict(keep_vars=True).items():
-        if id(tensor) in names:
-            names[id(tensor)].append(name)
-    return [names[id(t)] for t in tensors]

@@ -66,9 +66,11 @@ class TensorboardSink(Sink):
     def log_scalars(self, scalars: Mapping[str, float], step: int, point: LogPoint) -> None:
         if point.is_progress:
             return
-        value = self._summary_pb2.Summary.Value
-        values = [value(tag=f"{point.mode}/{name}", simple_value=scalars[name]) for name in scalars]
-        self._write(step=step, summary=self._summary_pb2.Summary(value=values))
+        event = self._event_pb2.Event(wall_time=time.time(), step=step)
+        add, prefix = event.summary.value.add, f"{point.mode}/"
+        for name, value in scalars.items():
+            add(tag=prefix + name, simple_value=value)
+        self._append(event)
 
     def log_image(self, name: str, image: Tensor, step: int) -> None:
         summary = self._summary_pb2.Summary
@@ -118,9 +120,11 @@ class TensorboardSink(Sink):
         self._write(step=step, summary=summary(value=[value]))
 
     def _write(self, **event: Any) -> None:
+        self._append(self._event_pb2.Event(wall_time=time.time(), **event))
+
+    def _append(self, event: Any) -> None:
         """One event as one record in one write, or none of it."""
-        message = self._event_pb2.Event(wall_time=time.time(), **event)
-        self._opened().append(frame_record(message.SerializeToString()))
+        self._opened().append(frame_record(event.SerializeToString()))
 
     def _opened(self) -> AppendFile:
         assert self._file is not None, "the sink is not open"

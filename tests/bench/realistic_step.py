@@ -34,7 +34,7 @@ def main() -> None:
         for name, measure in (("MMEngine", mmengine_us), ("Lightning", lightning_us)):
             if installed()[name]:
                 cases[name, standing] = lambda f=measure: f(standing, few)
-    per_iter = timing.least(cases, arguments.repeats)
+    per_iter = timing.least_by_turns(cases, arguments.repeats)
     timing.print_environment()
     rows = []
     least_beyond = per_iter["ours", tiny] - per_iter["bare", tiny]

@@ -5,16 +5,14 @@ from __future__ import annotations
 import logging
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import redirect_stdout
 from dataclasses import dataclass, replace
 from functools import cache
-from itertools import pairwise
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
-import timing  # noqa: F401  (puts the repository on the import path)
+import timing
 import torch
 from hydra import compose, initialize_config_dir
 from torch import Tensor, nn
@@ -48,9 +46,6 @@ class Batches:
         window: batches between two looks at the clock.
     """
 
-    times: ClassVar[list[float]] = []
-    """Seconds, at every window of the loop whose batches were made last."""
-
     def __init__(
         self,
         num_batches: int,
@@ -70,14 +65,12 @@ class Batches:
         self.num_batches = num_batches
         self.window = window
         self.dataset = self
-        Batches.times = []
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         some, window = self.some, self.window
-        times = Batches.times
         for n in range(self.num_batches):
             if n % window == 0:
-                times.append(time.perf_counter())
+                timing.lap(is_first=n == 0)
             yield some[n % len(some)]
 
     def __len__(self) -> int:
@@ -86,9 +79,9 @@ class Batches:
 
 def us_per_iteration(workload: Workload) -> float:
     """Of the loop that was run last: its fastest window, the first one aside."""
-    times = Batches.times[1:]
-    assert len(times) > 1, "the loop was shorter than two windows"
-    return min(b - a for a, b in pairwise(times)) / workload.window * 1e6
+    windows = timing.windows()[1:]
+    assert windows, "the loop was shorter than three windows"
+    return min(windows) / workload.window * 1e6
 
 
 def mlp() -> nn.Module:

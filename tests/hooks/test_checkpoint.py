@@ -200,6 +200,13 @@ def test_saves_by_the_clock(make_runner, monkeypatch):
     assert files(runner.work_dir) == names("iter", [2, 4, 6])
 
 
+def test_it_costs_nothing_where_nothing_is_ever_due():
+    point = "after_train_iter"
+    assert point not in CheckpointHook().get_triggered_stages()
+    for options in ({"by_epoch": False}, {"every_n_minutes": 1}):
+        assert point in CheckpointHook(**options).get_triggered_stages()
+
+
 def test_a_failed_run_publishes_nothing(make_runner):
     class Bomb(Hook):
         def before_train_epoch(self, runner):

@@ -185,7 +185,7 @@ def test_a_resume_without_averages_begins_them_or_is_an_error(make_runner, tmp_p
 def test_averages_are_kept_on_the_device_that_is_given(make_runner):
     ema = EMAHook(device="meta", begin_iter=99)
     make_runner({"ema": ema}, max_epochs=1).run("train")
-    assert {average.device.type for average in ema._averages} == {"meta"}
+    assert {average.device.type for average in ema._averages.values} == {"meta"}
     seen = []
     for device in (None, "cpu"):
         trace = Trace()

@@ -80,6 +80,29 @@ def test_the_shorter_end_of_an_epoch(make_runner, ignore_last, expected):
     assert [it for _, _, it in steps(sink, "train")] == expected
 
 
+def test_the_name_of_the_experiment_has_an_interval_of_its_own(make_runner, monkeypatch):
+    said = []
+
+    class Listen(Hook):
+        priority = Priority.LOWEST
+
+        def before_train(self, runner):
+            def info(message, *arguments):
+                if message.startswith("Exp name"):
+                    said.append((runner.iter + 1, arguments[0]))
+
+            monkeypatch.setattr(runner.logger, "info", info)
+
+        def after_train(self, runner):
+            monkeypatch.undo()
+
+    logger = LoggerHook(interval=4, interval_exp_name=3)
+    _, runner = logged(
+        make_runner, logger=logger, hooks={"listen": Listen()}, train_size=40, max_epochs=2
+    )
+    assert said == [(n, runner.experiment_name) for n in (3, 6, 9)]
+
+
 def test_values_are_means_over_the_interval_and_the_lr_is_that_of_the_iteration(make_runner):
     losses = []
 

@@ -90,7 +90,7 @@ def test_it_looks_with_averaged_weights_where_there_are_some(make_runner):
     runner.run("train")
     runner.run("test")
     raw = plain(runner.model, DATA.inputs.flip(-1))
-    hooks["ema"]._exchange()
+    hooks["ema"]._averages.exchange()
     assert torch.allclose(kept.test[0], plain(runner.model, DATA.inputs.flip(-1)), atol=1e-6)
     assert not torch.allclose(kept.test[0], raw, atol=1e-3)
 
