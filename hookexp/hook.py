@@ -270,8 +270,8 @@ class Hook:
     def get_triggered_stages(self) -> list[str]:
         """The mount points this hook implements, itself or through a fan-in, in a run's order.
 
-        A hook is called at these alone: one that knows that it has nothing to do at a point, as it
-        is configured, leaves it out here, and costs nothing there.
+        A class that knows it has nothing to do at a point, as it is configured, leaves the point
+        out here, and costs nothing there.
         """
         overridden = {name for name in dir(type(self)) if self._overrides(name)}
         for fan_in, served in FAN_INS.items():

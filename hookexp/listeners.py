@@ -9,7 +9,6 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from hookexp.compat.runner_view import start_of_schedules, with_view
@@ -58,8 +57,6 @@ def listener(entry: HookEntry, point: str) -> Listener | None:
 def _bound_method(entry: HookEntry, point: str) -> Listener | None:
     hook = entry.hook
     stages = hook.get_triggered_stages() if hasattr(hook, "get_triggered_stages") else ()
-    if isinstance(hook, Hook) and point in MOUNT_POINTS and point not in stages:
-        return None
     has_method = callable(getattr(hook, point, None))
     if point in stages or (has_method and not _is_inherited_no_op(hook, point)):
         return _fitted(entry, getattr(hook, point), point)
@@ -112,9 +109,6 @@ def _fitted(entry: HookEntry, method: Listener, point: str) -> Listener:
         return method
     takes_any = inspect.Parameter.VAR_KEYWORD in kinds
     taken = [name for name in given if takes_any or name in names]
-
-    if "mode" in names and names[: len(given)] == list(given):
-        return _named_after(method, partial(method, mode=mode))
 
     if "mode" in names:
 

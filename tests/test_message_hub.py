@@ -73,10 +73,14 @@ def test_numbers_of_any_type_are_read_unrounded():
     hub = MessageHub()
     large, small = 2**24 + 1, 1e-12 + 1.0
     hub.update_scalar("train/tokens", torch.tensor(large))
+    hub.update_scalar("train/plain", torch.tensor(0.1))
+    expected = {"tokens": large, "plain": torch.tensor(0.1).item()}
+    assert hub.read("train/", 1) == expected
     hub.update_scalar("train/loss", torch.tensor([small], dtype=torch.float64))
     hub.update_scalar("train/half", torch.tensor([[0.5]], dtype=torch.bfloat16))
-    hub.update_scalar("train/plain", torch.tensor(0.1))
-    expected = {"tokens": large, "loss": small, "half": 0.5, "plain": torch.tensor(0.1).item()}
+    expected |= {"loss": small, "half": 0.5}
     assert hub.read("train/", 1) == expected
     for name, value in expected.items():
         assert hub.read(f"train/{name}", 1) == {"": value}
+    hub.update_scalar("val/plain", torch.tensor([0.1]))
+    assert hub.read("val/", 1) == {"plain": torch.tensor(0.1).item()}

@@ -11,7 +11,7 @@ import os
 import re
 from pathlib import Path
 
-from omegaconf import DictConfig, open_dict
+from omegaconf import DictConfig, OmegaConf, open_dict
 
 from hookexp.compose.secrets import masked_words
 from hookexp.errors import ConfigError
@@ -67,19 +67,32 @@ def claim_sweep_folder(cfg: DictConfig) -> None:
 
 
 def refuse_used(folder: Path, cfg: DictConfig) -> None:
-    """Refuse to train anew in a folder that holds a run.
+    """Refuse to train in a folder that holds a run, unless it is to go on there.
 
     Raises:
         FolderInUse: says which file is there and how to go on.
     """
-    if cfg.mode != "train" or cfg.resume is not None:
+    if cfg.mode != "train" or _continues(folder, cfg):
         return
     for name in _TRACES:
         if (folder / name).exists():
+            other = "" if cfg.resume is None else f", which resume={cfg.resume} is not of"
             raise FolderInUse(
-                f"hydra.run.dir={folder}: holds a run already ({name}); continue it with "
+                f"hydra.run.dir={folder}: holds a run already ({name}){other}; continue it with "
                 "resume=auto, or choose another folder"
             )
+
+
+def _continues(folder: Path, cfg: DictConfig) -> bool:
+    """Whether `resume` names the run in a folder: `auto`, the folder, or a checkpoint of it."""
+    if cfg.resume is None or cfg.resume == "auto":
+        return cfg.resume is not None
+    own = [folder]
+    out_dir = OmegaConf.select(cfg, "hooks.checkpoint.out_dir")
+    if out_dir is not None:
+        own.append(Path(str(out_dir)) / folder.name)
+    path = Path(str(cfg.resume)).resolve()
+    return any(place.resolve() in (path, *path.parents) for place in own)
 
 
 def is_other_rank() -> bool:

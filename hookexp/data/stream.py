@@ -108,12 +108,9 @@ class BatchStream:
         for one in reversed(self._passes):
             # A batch at the border of two passes is the last of the first one.
             if one.began_at < number or (one.began_at == number and one.first < number):
-                source = dict(self._states).get(number)
-                if source is None and self._stateful is not None:
-                    break
                 return {
                     "in_pass": number - one.first,
-                    "source": source,
+                    "source": dict(self._states).get(number),
                     "generators": one.generators,
                 }
         return _begin_and_drop(number)

@@ -141,7 +141,7 @@ class LoggerHook(Hook):
         if self.interval_exp_name > 0:
             past = (runner.iter + 1) % self.interval_exp_name
             batches.append(batch_idx + self.interval_exp_name - past)
-        if self._num_batches is not None and batch_idx < self._num_batches - 1:
+        if self._num_batches is not None:
             batches.append(self._num_batches - 1)
         return min(batches)
 

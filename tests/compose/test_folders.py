@@ -51,6 +51,20 @@ def test_a_folder_with_a_run_is_refused_but_to_go_on_with_it(tmp_path: Path, tra
     assert claimed(tmp_path, given=True, mode="test") == tmp_path
 
 
+def test_a_folder_with_a_run_is_not_for_what_another_run_has_saved(tmp_path: Path) -> None:
+    mine, other = tmp_path / "mine", tmp_path / "other"
+    mine.mkdir()
+    resumed = {"mode": "train", "given": True, "resume": str(other / "epoch_1.pth")}
+    assert claimed(mine, **resumed) == mine
+    (mine / "scalars.jsonl").touch()
+    with pytest.raises(ConfigError, match=r"holds a run already .*, which resume=.* is not of; "):
+        claimed(mine, **resumed)
+    out = {"checkpoint": {"out_dir": str(tmp_path / "out")}}
+    saved_elsewhere = str(tmp_path / "out" / "mine" / "epoch_1.pth")
+    for resume in (str(mine), str(mine / "epoch_1.pth"), saved_elsewhere):
+        assert claimed(mine, given=True, resume=resume, hooks=out) == mine
+
+
 @pytest.mark.parametrize("given", [True, False])
 def test_a_folder_that_cannot_be_made(tmp_path: Path, given: bool) -> None:
     (tmp_path / "file").touch()

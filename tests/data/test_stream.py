@@ -172,6 +172,24 @@ def test_with_a_state_nothing_is_read_twice(make):
     assert source.num_read == (2 if make is own_batches else 8)
 
 
+@pytest.mark.parametrize("saved_after", [2, 4, 8])
+@pytest.mark.parametrize("make", [own_batches, shuffled, shuffled_by_its_own_generator])
+def test_a_batch_that_was_read_and_not_trained_on_is_given_again(make, saved_after):
+    """As when an error comes before the first step after a resume."""
+    whole = Training(make(), endless=True).run(13)
+    stopped = Training(make(), endless=True)
+    first = stopped.run(saved_after)
+    saved = stopped.save()
+    for _ in range(2):
+        resumed = Training(make(), endless=True)
+        resumed.load(saved)
+        next(resumed.stream.iterate(resumed.batch_in_epoch))
+        saved = (resumed.stream.state_dict(saved_after), *saved[1:])
+    resumed = Training(make(), endless=True)
+    resumed.load(saved)
+    assert first + resumed.run(13 - saved_after) == whole
+
+
 def test_a_limit_counts_what_was_before_the_stop():
     whole = Training(shuffled(), limit=3).run(6)
     stopped = Training(shuffled(), limit=3)

@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from hookexp.checkpoint.store import load_checkpoint, sha256_of
 from hookexp.errors import ConfigError
 from hookexp.hook import Hook
+from hookexp.hook_list import HookList
 from hookexp.hooks.checkpoint import CheckpointHook
 
 
@@ -205,6 +206,15 @@ def test_it_costs_nothing_where_nothing_is_ever_due():
     assert point not in CheckpointHook().get_triggered_stages()
     for options in ({"by_epoch": False}, {"every_n_minutes": 1}):
         assert point in CheckpointHook(**options).get_triggered_stages()
+
+    class Own(CheckpointHook):
+        def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+            pass
+
+    hooks = HookList()
+    hooks.register(CheckpointHook(), "checkpoint")
+    hooks.register(Own(), "own")
+    assert [point in entry.stages for entry in hooks.entries] == [False, True]
 
 
 def test_a_failed_run_publishes_nothing(make_runner):
