@@ -59,8 +59,8 @@ class Averages:
         """Put the averages of small tensors into one flat tensor for each type."""
         places: dict[torch.dtype, list[int]] = {}
         others = []
-        for index, (tensor, average) in enumerate(zip(self.tensors, self.values, strict=True)):
-            if _is_small(tensor) and average.device == tensor.device:
+        for index, tensor in enumerate(self.tensors):
+            if _is_small(tensor):
                 places.setdefault(tensor.dtype, []).append(index)
             else:
                 others.append(index)

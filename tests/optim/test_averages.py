@@ -86,5 +86,12 @@ def test_small_tensors_share_one_memory():
     assert averages.values[2].untyped_storage().nbytes() == 4 * 100 * 100
 
 
+def test_averages_may_be_on_another_device():
+    averages = Averages(tensors(), torch.device("meta"))
+    for share in (1.0, 0.5):
+        averages.move(share)
+    assert {value.device.type for value in averages.values} == {"meta"}
+
+
 def test_nothing_to_average():
     Averages([]).move(0.1)
