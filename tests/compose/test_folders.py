@@ -57,6 +57,7 @@ def test_a_folder_with_a_run_is_not_for_what_another_run_has_saved(tmp_path: Pat
     resumed = {"mode": "train", "given": True, "resume": str(other / "epoch_1.pth")}
     assert claimed(mine, **resumed) == mine
     (mine / "scalars.jsonl").touch()
+    resumed["hooks"] = {"checkpoint": {"out_dir": str(tmp_path)}}
     with pytest.raises(ConfigError, match=r"holds a run already .*, which resume=.* is not of; "):
         claimed(mine, **resumed)
     out = {"checkpoint": {"out_dir": str(tmp_path / "out")}}
