@@ -293,6 +293,8 @@ class Runner:
         if start is not None:
             self.resumed = resume is not None and self.mode == "train"
             self._to_restore = load_into(self, start, parts.resume_ignore)
+            if resume == "auto":
+                snapshot.restore_end(self, start.checkpoint)
         elif resume == "auto":
             self.sinks.start_over()
             self.sinks.log_config(self.cfg)
@@ -345,5 +347,5 @@ class Runner:
             host_time=self.host_time.shares(self.iter, self.hooks.that_train()),
             max_epochs=self.settings.max_epochs,
             max_iters=self.settings.max_iters,
-            is_final=has_ended or bool(reason and not state.stop_is_urgent),
+            is_final=has_ended or bool(state.final_reason and state.phase is Phase.TRAIN),
         )

@@ -51,6 +51,8 @@ class RunState:
     phase: Phase = Phase.TRAIN
     stop_reason: str = ""
     """Why training ends early; empty while nobody has asked for that."""
+    final_reason: str = ""
+    """The same where it ends for good. An urgent stop leaves the rest to a resumed run."""
     exit_code: int = 0
     """What the process should leave with because a signal stopped it."""
     save_requests: list[SaveRequest] = field(default_factory=list)
@@ -66,6 +68,8 @@ class RunState:
 
         A validation that is due is still run, unless the stop is urgent.
         """
+        if not urgent:
+            self.final_reason = self.final_reason or reason
         self.stop_reason = self.stop_reason or reason
         self.stop_is_urgent = self.stop_is_urgent or urgent
 
@@ -80,6 +84,7 @@ class RunState:
             "batch_in_epoch": self.batch_in_epoch,
             "optim_steps": self.optim_steps,
             "phase": self.phase.value,
+            "final_reason": self.final_reason,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

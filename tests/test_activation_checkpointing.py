@@ -127,7 +127,7 @@ class StopAt(Hook):
 
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
         if runner.iter + 1 == self.iteration:
-            runner.state.stop("told to")
+            runner.state.stop("told to", urgent=True)
 
 
 def test_a_run_that_was_stopped_and_resumed_is_the_run_that_was_not(make_runner, tmp_path):

@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import torch
+
 from hookexp.checkpoint.store import load_checkpoint
 
 ROOT = Path(__file__).parent.parent
@@ -20,6 +22,21 @@ def torchrun(folder, *words):
     return subprocess.run(
         command, cwd=folder, env=environment, capture_output=True, text=True, timeout=180
     )
+
+
+def test_gradients_of_an_open_window_are_those_of_each_rank(tmp_path):
+    words = ["trainer.device=cpu", "sinks=none", "trainer.max_iters=4", "data.val=null"]
+    words += ["hooks.optimizer.cumulative_iters=4", "hooks.checkpoint.by_epoch=false"]
+    words += ["hooks.checkpoint.interval=2", "param_scheduler=none", "model.dropout=0.0"]
+    whole, resumed = tmp_path / "whole", tmp_path / "resumed"
+    for folder, more in ((whole, []), (resumed, [f"resume={whole}/iter_2.pth"])):
+        done = torchrun(tmp_path, *words, *more, f"hydra.run.dir={folder}")
+        assert done.returncode == 0, done.stderr[-3000:]
+    first, second = load_checkpoint(whole / "iter_2.pth")["optimizer"]["gradients"]
+    assert not torch.equal(first["default"][0], second["default"][0])
+    ends = [load_checkpoint(folder / "iter_4.pth") for folder in (whole, resumed)]
+    for name, weight in ends[0]["state_dict"].items():
+        assert torch.equal(weight, ends[1]["state_dict"][name]), name
 
 
 def test_two_ranks_train_together_and_resume(tmp_path):

@@ -37,7 +37,7 @@ class StopAt(Hook):
 
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
         if runner.iter + 1 == self.iteration:
-            runner.state.stop("told to")
+            runner.state.stop("told to", urgent=True)
 
 
 def parts(cumulative_iters: int = 1) -> dict[str, Any]:
@@ -118,6 +118,67 @@ def test_by_iterations(make_runner, tmp_path, stop_at):
     run(cut, {**parts(), "stop": StopAt(stop_at)})
     run(cut, parts(), resume="auto")
     assert_same_run(whole, cut, "iter_9.pth")
+
+
+class EndAt(Hook):
+    """Ends a run for good, as early stopping does; what comes next it may be told to do as well."""
+
+    def __init__(self, iteration, then=lambda state: None):
+        self.iteration = iteration
+        self.then = then
+
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+        if runner.iter + 1 == self.iteration:
+            runner.state.stop("enough is known")
+            self.then(runner.state)
+
+
+@pytest.mark.parametrize("is_told_to_leave", [False, True])
+@pytest.mark.parametrize(("epochs", "end"), [(3, 4), (4, 12)])
+def test_a_run_that_was_killed_when_it_had_decided_to_end(
+    make_runner, tmp_path, epochs, end, is_told_to_leave
+):
+    """Its last checkpoint is written; the summary, which would say so, is not."""
+    end_at = EndAt(
+        4, lambda state: state.stop("SIGTERM", urgent=True) if is_told_to_leave else None
+    )
+    first = make_runner({**parts(), "end": end_at}, work_dir=tmp_path, **settings(max_epochs=3))
+    assert first.run("train").is_final
+    (tmp_path / "summary.json").unlink()
+    rest = make_runner(parts(), work_dir=tmp_path, resume="auto", **settings(max_epochs=epochs))
+    summary = rest.run("train")
+    assert rest.resumed and rest.iter == end
+    if end == 4:
+        assert (summary.status, summary.reason, summary.is_final) == (
+            "stopped",
+            "enough is known",
+            True,
+        )
+
+
+def test_a_validation_that_is_due_when_a_run_ends_is_made_after_a_resume(make_runner, tmp_path):
+    def run(more, **resume):
+        by_iter = {**parts(), "checkpoint": CheckpointHook(by_epoch=False, interval=100), **more}
+        runner = make_runner(
+            by_iter, work_dir=tmp_path, val_interval=3, **settings(max_iters=9), **resume
+        )
+        return runner, runner.run("train")
+
+    _, cut = run({"end": EndAt(3, lambda state: state.stop("SIGTERM", urgent=True))})
+    assert not cut.is_final
+    recorder = Recorder()
+    rest, summary = run({"recorder": recorder}, resume="auto")
+    assert rest.iter == 3 and summary.is_final
+    assert recorder.points.count("after_val_epoch") == 1
+
+
+def test_a_checkpoint_that_is_named_goes_on_though_its_run_had_ended(make_runner, tmp_path):
+    hooks = {**parts(), "end": EndAt(4)}
+    make_runner(hooks, work_dir=tmp_path, **settings(max_epochs=3)).run("train")
+    named = str(tmp_path / "iter_4.pth")
+    rest = make_runner(parts(), work_dir=tmp_path / "b", resume=named, **settings(max_epochs=3))
+    rest.run("train")
+    assert rest.iter == 9
 
 
 def test_a_resume_in_mid_epoch_fires_the_openings_again_then_goes_on(make_runner, tmp_path):

@@ -30,6 +30,7 @@ from hookexp.checkpoint.manifest import draws_seed, sampler_of
 from hookexp.checkpoint.plain import ensure_plain
 from hookexp.data.sampler import BatchSampler
 from hookexp.data.stream import BatchStream
+from hookexp.device import map_tensors
 from hookexp.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ def collect(runner: Runner, request: SaveRequest) -> dict[str, Any]:
         "meta": meta,
         "message_hub": runner.message_hub.state_dict(),
         "state_dict": weights,
-        "loop": runner.state.state_dict(),
+        "loop": {**runner.state.state_dict(), "budget": _budget(runner)},
         "sampler": sampler_of(runner),
         "objective": None if runner.objective is None else asdict(runner.objective),
         "hooks": {
@@ -70,10 +71,27 @@ def collect(runner: Runner, request: SaveRequest) -> dict[str, Any]:
     if isinstance(loader, BatchStream):
         checkpoint["stream"] = dist.gather(loader.state_dict(runner.state.batch_in_epoch))
     if request.with_optimizer:
-        checkpoint["optimizer"] = runner.optim_wrapper.state_dict()
+        checkpoint["optimizer"] = _optimizer_state(runner)
     if request.with_param_schedulers:
         checkpoint["param_schedulers"] = runner.param_schedulers.state_dict()
     return checkpoint
+
+
+def _optimizer_state(runner: Runner) -> dict[str, Any]:
+    """The state of the optimizers, with a list of gradients: those of each rank, or of all alike.
+
+    Ranks add up gradients apart from each other until the last backward of a window.
+    """
+    state = runner.optim_wrapper.state_dict()
+    gradients = state["gradients"]
+    first, _ = runner.optim_wrapper.windows.bounds(runner.iter)
+    is_open = first != runner.iter
+    state["gradients"] = (
+        dist.gather(map_tensors(gradients, Tensor.cpu))
+        if is_open and runner.world_size > 1
+        else [gradients]
+    )
+    return state
 
 
 def ensure_loadable(checkpoint: Mapping[str, Any]) -> None:
@@ -134,7 +152,9 @@ def restore_run(runner: Runner, checkpoint: Mapping[str, Any]) -> None:
     A run that left its seed open goes on with the one it drew.
     """
     runner.state.load_state_dict(checkpoint["loop"])
-    runner.optim_wrapper.load_state_dict(checkpoint["optimizer"])
+    optimizer = checkpoint["optimizer"]
+    gradients = optimizer["gradients"][dist.rank() if len(optimizer["gradients"]) > 1 else 0]
+    runner.optim_wrapper.load_state_dict({**optimizer, "gradients": gradients})
     schedulers = runner.param_schedulers
     states = checkpoint["param_schedulers"]
     schedulers.load_state_dict({n: s for n, s in states.items() if n in schedulers.schedulers})
@@ -152,6 +172,17 @@ def restore_run(runner: Runner, checkpoint: Mapping[str, Any]) -> None:
         for loader in (runner.train_dataloader, runner.val_dataloader, runner.test_dataloader):
             if loader is not None and isinstance(loader.batch_sampler, BatchSampler):
                 loader.batch_sampler.seed = runner.seed
+
+
+def restore_end(runner: Runner, checkpoint: Mapping[str, Any]) -> None:
+    """A run that was killed when it had already decided to end ends, unless its budget changed."""
+    loop = checkpoint["loop"]
+    if loop.get("budget") == _budget(runner) and loop["final_reason"]:
+        runner.state.stop(loop["final_reason"])
+
+
+def _budget(runner: Runner) -> list[int | None]:
+    return [runner.settings.max_epochs, runner.settings.max_iters]
 
 
 def restore_hooks(runner: Runner, checkpoint: Mapping[str, Any]) -> None:

@@ -25,7 +25,7 @@ class StopAt(Hook):
 
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
         if runner.iter + 1 == self.iteration:
-            runner.state.stop("told to")
+            runner.state.stop("told to", urgent=True)
 
 
 class Counting(Hook):

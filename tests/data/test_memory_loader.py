@@ -40,7 +40,7 @@ class StopAt(Hook):
 
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
         if runner.iter + 1 == self.iteration and not runner.resumed:
-            runner.state.stop("told to")
+            runner.state.stop("told to", urgent=True)
 
 
 def train(target):

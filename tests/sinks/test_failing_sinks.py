@@ -67,7 +67,7 @@ def test_a_deleted_log_is_told_once_and_the_run_goes_on(run, warned, what):
 
 def test_wandb_offline_continues_its_run(run, no_account, tmp_path):  # noqa: F811
     def stop(runner):
-        runner.state.stop("told to")
+        runner.state.stop("told to", urgent=True)
 
     first = run({"wandb": WandbSink(mode="offline")}, {"stop": At(3, stop)})
     first.run("train")
