@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
+from torch.optim import Optimizer
 
 from hookexp.build_data import plain
 from hookexp.compose.instantiate import instantiate
@@ -42,9 +44,19 @@ def build_optim_wrapper(
         if groups is not None:
             chosen = _grouped(model, chosen, groups, options, path)
         optimizers[name] = instantiate(options, path)(chosen)
+        _refuse_infinities(optimizers[name], path)
         fill_momentum(optimizers[name])
     scaler = torch.amp.GradScaler(device.type, enabled=settings.precision == "fp16")
     return OptimWrapper(optimizers, scaler)
+
+
+def _refuse_infinities(optimizer: Optimizer, path: str) -> None:
+    """1e400 is read as infinity, and torch would train with it."""
+    for group in optimizer.param_groups:
+        for key in ("lr", "momentum", "weight_decay"):
+            value = group.get(key, 0.0)
+            if isinstance(value, float) and not math.isfinite(value):
+                raise ConfigError(f"{path}.{key}={value}: use a finite number")
 
 
 def _parameters_of(model: nn.Module, parameters: list[nn.Parameter], name: str) -> Any:

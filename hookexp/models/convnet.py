@@ -15,6 +15,9 @@ class ConvNet(nn.Module):
         in_channels: channels of the images; 1 is grey.
         width: channels after the first convolution; the later two have twice as many.
         dropout: probability with which a feature is dropped before the linear layer.
+
+    Raises:
+        ValueError: for a count that is none.
     """
 
     def __init__(
@@ -24,6 +27,10 @@ class ConvNet(nn.Module):
         width: int = 32,
         dropout: float = 0.2,
     ) -> None:
+        counts = {"num_classes": num_classes, "in_channels": in_channels, "width": width}
+        for name, count in counts.items():
+            if not isinstance(count, int) or count < 1:
+                raise ValueError(f"{name}={count}: use a whole number, 1 or more")
         super().__init__()
         self.features = nn.Sequential(
             *_convolution(in_channels, width),

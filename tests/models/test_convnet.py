@@ -27,6 +27,13 @@ def test_any_image_from_four_pixels_up_gives_logits() -> None:
         assert model(torch.rand(2, 3, size, size + 1)).shape == (2, 7)
 
 
+@pytest.mark.parametrize("given", ["width=-3", "width=2.5", "num_classes=0", "in_channels=0"])
+def test_a_count_that_is_none(given: str) -> None:
+    name, value = given.split("=")
+    with pytest.raises(ValueError, match=f"^{given}: use a whole number, 1 or more$"):
+        ConvNet(**{name: float(value) if "." in value else int(value)})
+
+
 def test_it_has_buffers_that_training_moves() -> None:
     model = ConvNet(width=4)
     before = model.features[1].running_mean.clone()
