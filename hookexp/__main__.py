@@ -6,15 +6,15 @@ finds somebody who leaves with one line and the right code.
 
 from __future__ import annotations
 
-from hookexp.signals import leave_quietly
+from hookexp.signals import leave_at_once
 
 
 def main() -> None:
     """The command line; see `hookexp.app`."""
-    with leave_quietly():
-        from hookexp.app import main as run
+    leave_at_once()
+    from hookexp.app import main as run
 
-        run()
+    run()
 
 
 if __name__ == "__main__":

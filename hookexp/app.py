@@ -35,7 +35,7 @@ from hookexp.compose.secrets import save_config
 from hookexp.compose.startup import collector_paused, resume_collector
 from hookexp.compose.typed import drop_keys_of_the_old_target, words_of_an_evaluation
 from hookexp.log import FILE_ONLY
-from hookexp.signals import leave_quietly
+from hookexp.signals import leave_if_asked, leave_quietly
 
 if TYPE_CHECKING:
     from hookexp.summary import Summary
@@ -72,6 +72,7 @@ def _run_hydra() -> None:
 
 def run_job(cfg: DictConfig) -> float | None:
     """One run, alone or as a job of a sweep; returns its objective, for sweepers to optimise."""
+    leave_if_asked()
     config = HydraConfig.get()
     work_dir = Path(config.runtime.output_dir)
     began = time.monotonic()

@@ -151,20 +151,23 @@ class Runner:
     def run(self, mode: Mode) -> Summary:
         """Train, validate or test; returns how it ended and writes summary.json."""
         self.mode = mode
+        with StopSignals(self.state):
+            return self._run(mode)
+
+    def _run(self, mode: Mode) -> Summary:
         started = time.monotonic()
         loop = {"train": self.train_loop, "val": self.val_loop, "test": self.test_loop}[mode]
         if loop is None:
             raise ConfigError(f"mode={mode} needs data.{mode}, which is null")
         try:
-            with StopSignals(self.state):
-                self.task.setup(self)
-                self.hooks.before_run(self)
-                if mode == "train":
-                    self._bind_param_schedulers()
-                self._load()
-                with self.host_time.whole_loop():
-                    loop.run()
-                self.writer.wait()
+            self.task.setup(self)
+            self.hooks.before_run(self)
+            if mode == "train":
+                self._bind_param_schedulers()
+            self._load()
+            with self.host_time.whole_loop():
+                loop.run()
+            self.writer.wait()
         except BaseException as error:
             self._tell_hooks(error)
             plain = in_plain_words(error, self)
@@ -194,6 +197,8 @@ class Runner:
                 self.logger.info(line)
             for warning in summary.host_time.over(self.settings.hook_budget):
                 self.logger.warning(warning)
+        # A signal that came since has left what was going on to end.
+        summary.exit_code = self.state.exit_code
         return summary
 
     def forward_train(self, data_batch: Batch) -> dict[str, Any]:

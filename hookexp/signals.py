@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any
 
@@ -20,13 +21,33 @@ _EXIT_CODES = {"SIGTERM": 143, "SIGUSR1": 143, "SIGINT": 130}
 
 
 _asked_to_leave: list[int] = []
-"""Exit codes of signals that came outside of a run."""
+"""Exit codes of signals that came between two runs of a sweep, or after the last one."""
+
+_num_ended = 0
+"""Runs of this process that have ended."""
+
+
+def leave_at_once() -> None:
+    """From here on a signal ends the process with one line and its code.
+
+    Not with an exception: from a handler it may come out anywhere, or nowhere, in what is being
+    imported. There is nothing to save before a run, nor when the process is ending.
+    """
+    for name in _EXIT_CODES:
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), _leave_at_once)
 
 
 @contextmanager
 def leave_quietly() -> Iterator[None]:
-    """Outside of a run there is nothing to save: a signal leaves with one line and its code."""
+    """Outside of a run a signal leaves: before the first run at once, after it when it can.
+
+    That is at the next run, or at the end of this block, so that what was run is reported; a second
+    signal leaves at once then too.
+    """
+    global _num_ended
     _asked_to_leave.clear()
+    _num_ended = 0
     previous = {}
     for name in _EXIT_CODES:
         if hasattr(signal, name):
@@ -34,22 +55,41 @@ def leave_quietly() -> Iterator[None]:
             previous[number] = signal.signal(number, _leave)
     try:
         yield
-    except KeyboardInterrupt:
-        os.write(2, b"hookexp: interrupted\n")
-        raise SystemExit(_EXIT_CODES["SIGINT"]) from None
+        leave_if_asked()
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
 
 
+def leave_if_asked() -> None:
+    """Leave now if a signal has come since the last run ended.
+
+    Raises:
+        SystemExit: with the signal's code.
+    """
+    if _asked_to_leave:
+        raise SystemExit(_asked_to_leave[0])
+
+
 def _leave(number: int, frame: FrameType | None) -> None:
+    if _num_ended == 0 or _asked_to_leave:
+        _leave_at_once(number, frame)
+    _tell(number)
+    _asked_to_leave.append(_EXIT_CODES[signal.Signals(number).name])
+
+
+def _leave_at_once(number: int, frame: FrameType | None) -> None:
+    _tell(number)
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(Exception):
+            stream.flush()
+    os._exit(_EXIT_CODES[signal.Signals(number).name])
+
+
+def _tell(number: int) -> None:
     name = signal.Signals(number).name
-    # What is being imported may catch the exception; then the run does not begin.
-    _asked_to_leave.append(_EXIT_CODES[name])
-    if name == "SIGINT":
-        raise KeyboardInterrupt
-    os.write(2, f"hookexp: stopped by {name}\n".encode())
-    raise SystemExit(_EXIT_CODES[name])
+    said = "interrupted" if name == "SIGINT" else f"stopped by {name}"
+    os.write(2, f"hookexp: {said}\n".encode())
 
 
 class StopSignals:
@@ -61,8 +101,7 @@ class StopSignals:
         self._previous: dict[int, Any] = {}
 
     def __enter__(self) -> None:
-        if _asked_to_leave:
-            raise SystemExit(_asked_to_leave[0])
+        leave_if_asked()
         # Python lets only the main thread set handlers; elsewhere the caller's stay.
         if threading.current_thread() is threading.main_thread():
             for name in _EXIT_CODES:
@@ -71,6 +110,8 @@ class StopSignals:
                     self._previous[number] = signal.signal(number, self._handle)
 
     def __exit__(self, *error: object) -> None:
+        global _num_ended
+        _num_ended += 1
         for number, handler in self._previous.items():
             signal.signal(number, handler)
         self._previous.clear()

@@ -96,6 +96,23 @@ def test_the_composed_config_needs_no_torch(tmp_path: Path) -> None:
     assert "ema_type: ExponentialMovingAverage" in answer.stdout
 
 
+def test_a_plain_run_never_imports_torchs_compiler(tmp_path: Path) -> None:
+    words = ("hookexp", *SHORT, f"hydra.run.dir={tmp_path}/run")
+    code = (
+        f"import sys; sys.argv = {list(words)!r}\n"
+        "from hookexp.app import main; main()\n"
+        "print('compiler' if 'torch._inductor' in sys.modules else 'none')"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout.endswith("none\n"), done.stderr
+
+
 def test_a_job_of_a_sweep_equals_the_same_command_alone(tmp_path: Path) -> None:
     code, out, err = finish(start(tmp_path, "-m", *SHORT, "hooks=+ema,-param_scheduler"))
     assert (code, err) == (0, "")

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -167,27 +168,63 @@ def wait_for(condition, seconds=60.0):
     raise AssertionError("it did not happen")
 
 
-@pytest.mark.parametrize(("name", "code"), [("SIGTERM", 143), ("SIGUSR1", 143), ("SIGINT", 130)])
-@pytest.mark.parametrize("is_caught", [True, False])
-def test_a_signal_before_a_run_begins(make_runner, capfd, name, code, is_caught):
-    """What is imported then may catch what a handler raises."""
+SIGNALS = [("SIGTERM", 143, "stopped by SIGTERM"), ("SIGINT", 130, "interrupted")]
+
+
+def code_of(block):
+    """The code that a process of its own leaves with; 99 if it gets to the block's end."""
     pid = os.fork()
     if pid == 0:
         try:
             with leave_quietly():
-                try:
-                    os.kill(os.getpid(), getattr(signal, name))
-                except BaseException:
-                    if not is_caught:
-                        raise
-                make_runner(max_epochs=1).run("train")
+                block()
         except SystemExit as error:
             os._exit(error.code)
         os._exit(99)
-    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == code
-    said = "interrupted" if name == "SIGINT" else f"stopped by {name}"
-    if not (is_caught and name == "SIGINT"):
-        assert f"hookexp: {said}\n" in capfd.readouterr().err
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+@pytest.mark.parametrize(("name", "code", "said"), SIGNALS)
+def test_before_the_first_run_a_signal_leaves_at_once(capfd, name, code, said):
+    def block():
+        with suppress(BaseException):  # What is being imported may do this.
+            os.kill(os.getpid(), getattr(signal, name))
+
+    assert code_of(block) == code
+    assert f"hookexp: {said}\n" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(("name", "code", "said"), SIGNALS)
+@pytest.mark.parametrize("where", ["before the next", "after the last", "twice"])
+def test_after_a_run_a_signal_lets_the_sweep_report(make_runner, capfd, name, code, said, where):
+    def block():
+        make_runner(max_epochs=1).run("train")
+        number = getattr(signal, name)
+        os.kill(os.getpid(), number)
+        print("reported", flush=True)
+        if where == "twice":
+            os.kill(os.getpid(), number)
+        if where != "after the last":
+            make_runner(max_epochs=1).run("train")
+            print("trained", flush=True)
+
+    assert code_of(block) == code
+    out, err = capfd.readouterr()
+    assert f"hookexp: {said}\n" in err
+    assert "reported" in out and "trained" not in out
+
+
+def test_a_signal_while_a_run_is_being_wound_up_lets_it_be_wound_up(make_runner):
+    class Slow(Hook):
+        ended = False
+
+        def after_run(self, runner):
+            os.kill(os.getpid(), signal.SIGTERM)
+            self.ended = True
+
+    hook = Slow()
+    summary = make_runner({"slow": hook}, max_epochs=1).run("train")
+    assert (summary.status, summary.exit_code, hook.ended) == ("finished", 143, True)
 
 
 def test_what_starts_a_process_imports_little_before_it_knows_signals():

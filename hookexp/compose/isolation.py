@@ -102,7 +102,13 @@ def _torch_state() -> Iterator[_Undo]:
         yield lambda: torch.cuda.set_rng_state_all(gpus)
     deterministic = torch.are_deterministic_algorithms_enabled()
     warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
-    yield lambda: torch.use_deterministic_algorithms(deterministic, warn_only=warn_only)
+
+    def put_determinism_back() -> None:
+        # Torch (2.13) imports its compiler here, which takes a second.
+        if torch.are_deterministic_algorithms_enabled() != deterministic:
+            torch.use_deterministic_algorithms(deterministic, warn_only=warn_only)
+
+    yield put_determinism_back
     precision = torch.get_float32_matmul_precision()
     yield lambda: torch.set_float32_matmul_precision(precision)
     threads = torch.get_num_threads()
