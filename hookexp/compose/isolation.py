@@ -104,7 +104,7 @@ def _torch_state() -> Iterator[_Undo]:
     warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
 
     def put_determinism_back() -> None:
-        # Torch (2.13) imports its compiler here, which takes a second.
+        # Torch (2.13) imports its compiler here, for which no error message should wait.
         if torch.are_deterministic_algorithms_enabled() != deterministic:
             torch.use_deterministic_algorithms(deterministic, warn_only=warn_only)
 
