@@ -298,7 +298,7 @@ class Runner:
         if start is not None:
             self.resumed = resume is not None and self.mode == "train"
             self._to_restore = load_into(self, start, parts.resume_ignore)
-            if resume == "auto":
+            if resume == "auto" and self.resumed:
                 snapshot.restore_end(self, start.checkpoint)
         elif resume == "auto":
             self.sinks.start_over()

@@ -9,6 +9,7 @@ import torch
 from fakes import Recorder, TinyModel
 from torch import nn
 
+from hookexp.checkpoint import snapshot
 from hookexp.checkpoint.store import load_checkpoint
 from hookexp.errors import ConfigError
 from hookexp.hook import Hook
@@ -154,6 +155,23 @@ def test_a_run_that_was_killed_when_it_had_decided_to_end(
             "enough is known",
             True,
         )
+
+
+def test_an_evaluation_of_a_run_that_ended_is_an_evaluation(make_runner, tmp_path):
+    hooks = {**parts(), "end": EndAt(4)}
+    make_runner(hooks, work_dir=tmp_path, **settings(max_epochs=3)).run("train")
+    runner = make_runner(parts(), work_dir=tmp_path, resume="auto", **settings(max_epochs=3))
+    assert runner.run("val").status == "finished"
+
+
+def test_gradients_of_other_ranks_are_averaged_where_there_is_one():
+    saved = [
+        {"default": [torch.tensor([1.0, 2.0]), None, None]},
+        {"default": [torch.tensor([3.0, 6.0]), torch.tensor([4.0]), None]},
+    ]
+    first, second, third = snapshot._gradients_of_this_rank(saved)["default"]
+    assert first.tolist() == [2.0, 4.0] and second.tolist() == [2.0] and third is None
+    assert snapshot._gradients_of_this_rank(saved[1:]) is saved[1]
 
 
 def test_a_validation_that_is_due_when_a_run_ends_is_made_after_a_resume(make_runner, tmp_path):

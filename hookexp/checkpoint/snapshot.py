@@ -94,6 +94,21 @@ def _optimizer_state(runner: Runner) -> dict[str, Any]:
     return state
 
 
+def _gradients_of_this_rank(saved: list[dict[str, list[Tensor | None]]]) -> dict[str, Any]:
+    """What this rank had added up; their mean over ranks if there are others now than then.
+
+    The mean is what ranks make of them, so it is the same whatever their number.
+    """
+    if len(saved) == dist.world_size():
+        return saved[dist.rank()]
+
+    def mean(of_ranks: tuple[Tensor | None, ...]) -> Tensor | None:
+        some = [gradient for gradient in of_ranks if gradient is not None]
+        return torch.stack(some).sum(0) / len(of_ranks) if some else None
+
+    return {name: list(map(mean, zip(*(s[name] for s in saved), strict=True))) for name in saved[0]}
+
+
 def ensure_loadable(checkpoint: Mapping[str, Any]) -> None:
     """Refuse states that could not be loaded again, naming where they stand."""
     for key, value in checkpoint.items():
@@ -153,7 +168,7 @@ def restore_run(runner: Runner, checkpoint: Mapping[str, Any]) -> None:
     """
     runner.state.load_state_dict(checkpoint["loop"])
     optimizer = checkpoint["optimizer"]
-    gradients = optimizer["gradients"][dist.rank() if len(optimizer["gradients"]) > 1 else 0]
+    gradients = _gradients_of_this_rank(optimizer["gradients"])
     runner.optim_wrapper.load_state_dict({**optimizer, "gradients": gradients})
     schedulers = runner.param_schedulers
     states = checkpoint["param_schedulers"]

@@ -90,9 +90,10 @@ def _continues(folder: Path, cfg: DictConfig) -> bool:
     own = [folder]
     out_dir = OmegaConf.select(cfg, "hooks.checkpoint.out_dir")
     if out_dir is not None:
-        own.append(Path(str(out_dir)) / folder.name)
-    path = Path(str(cfg.resume)).resolve()
-    return any(place.resolve() in (path, *path.parents) for place in own)
+        own.append(Path(str(out_dir)).expanduser() / folder.name)
+    path = Path(str(cfg.resume)).expanduser()
+    named = (path if path.is_dir() else path.parent).resolve()
+    return named in [place.resolve() for place in own]
 
 
 def is_other_rank() -> bool:

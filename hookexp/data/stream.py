@@ -17,7 +17,7 @@ import logging
 from collections import deque
 from collections.abc import Iterable, Iterator, Sized
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -107,7 +107,9 @@ class BatchStream:
             return {"in_pass": 0, "source": source, "generators": {"own": self._own_states()}}
         for one in reversed(self._passes):
             # A batch at the border of two passes is the last of the first one.
-            if one.began_at < number or (one.began_at == number and one.first < number):
+            # Without a source's state, the next one, begun ahead, has drawn from the generators.
+            counts_from_its_begin = one.first < number or self._stateful is None
+            if one.began_at < number or (one.began_at == number and counts_from_its_begin):
                 return {
                     "in_pass": number - one.first,
                     "source": dict(self._states).get(number),
@@ -117,10 +119,10 @@ class BatchStream:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Let the next `iterate` begin where the state was asked for."""
-        if state["in_pass"] == 0:
-            self._put_back(state)
-        else:
+        if state["in_pass"] > 0 or "global" in state["generators"]:
             self._to_resume = state
+        else:
+            self._put_back(state)
 
     def doubts(self) -> str:
         """Why a run that is resumed in the middle of a pass may not be exact; empty if it is."""
@@ -168,7 +170,10 @@ class BatchStream:
         generators = rng_state()
         self._put_back(state)
         batches = iter(self._source)
-        if state["source"] is None:
+        if state["in_pass"] == 0:
+            # A sampler draws when it is asked for the first one.
+            batches = chain(list(islice(batches, 1)), batches)
+        elif state["source"] is None:
             logger.info(
                 "data.train: %d batches are read and dropped to continue after them",
                 state["in_pass"],

@@ -61,7 +61,6 @@ class LoggerHook(Hook):
         self.keep_local = keep_local
         self.log_metric_by_epoch = log_metric_by_epoch
         self._num_batches: int | None = None
-        self._next_batch = 0
 
     def before_run(self, runner: Runner) -> None:
         runner.message_hub.set_window(self.interval)
@@ -71,9 +70,6 @@ class LoggerHook(Hook):
     def before_train(self, runner: Runner) -> None:
         self._num_batches = runner.num_batches_per_epoch if runner.by_epoch else runner.max_iters
 
-    def before_train_epoch(self, runner: Runner) -> None:
-        self._next_batch = 0
-
     def after_train_iter(
         self,
         runner: Runner,
@@ -81,9 +77,10 @@ class LoggerHook(Hook):
         data_batch: Batch = None,
         outputs: dict[str, Any] | None = None,
     ) -> None:
-        if batch_idx < self._next_batch:
+        done = batch_idx + 1
+        is_at_no_interval = done % self.interval and (runner.iter + 1) % self.interval_exp_name
+        if is_at_no_interval and done != self._num_batches:
             return
-        self._next_batch = self._next_to_look_at(runner, batch_idx)
         if self.every_n_train_iters(runner, self.interval_exp_name):
             runner.logger.info("Exp name: %s", runner.experiment_name)
         num = self._num_batches
@@ -134,16 +131,6 @@ class LoggerHook(Hook):
         runner.sinks.close()
         if self.out_dir is not None and runner.rank == 0:
             self._copy_logs(Path(self.out_dir) / runner.work_dir.name, runner.work_dir)
-
-    def _next_to_look_at(self, runner: Runner, batch_idx: int) -> int:
-        """The first batch from here on at which something can be due."""
-        batches = [batch_idx + self.interval - (batch_idx + 1) % self.interval]
-        if self.interval_exp_name > 0:
-            past = (runner.iter + 1) % self.interval_exp_name
-            batches.append(batch_idx + self.interval_exp_name - past)
-        if self._num_batches is not None:
-            batches.append(self._num_batches - 1)
-        return min(batches)
 
     def _is_due(self, batch_idx: int, num_batches: int | None) -> bool:
         if self.every_n_inner_iters(batch_idx, self.interval):

@@ -34,7 +34,7 @@ class Averages:
     @torch.no_grad()
     def move(self, share: float) -> None:
         """values += share * (tensors - values); a share of 1 copies."""
-        if [t.data_ptr() for t in self._small] != self._pointers:
+        if _places(self._small) != self._places:
             self._arrange()
         averages = [flat for flat, _ in self._flats] + self._others[0]
         tensors = [torch.cat(parts) for _, parts in self._flats] + self._others[1]
@@ -72,8 +72,13 @@ class Averages:
                 self.values[index] = part.view(self.tensors[index].shape)
             self._flats.append((flat, [self.tensors[i].detach().view(-1) for i in indices]))
         self._small = [self.tensors[i] for indices in places.values() for i in indices]
-        self._pointers = [tensor.data_ptr() for tensor in self._small]
+        self._places = _places(self._small)
         self._others = [self.values[i] for i in others], [self.tensors[i] for i in others]
+
+
+def _places(tensors: list[Tensor]) -> list[int]:
+    """Where the numbers of tensors stand, in their order; what is laid out otherwise differs."""
+    return [t.data_ptr() if t.is_contiguous() else -1 for t in tensors]
 
 
 def _is_small(tensor: Tensor) -> bool:

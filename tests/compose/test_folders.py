@@ -64,6 +64,20 @@ def test_a_folder_with_a_run_is_not_for_what_another_run_has_saved(tmp_path: Pat
     saved_elsewhere = str(tmp_path / "out" / "mine" / "epoch_1.pth")
     for resume in (str(mine), str(mine / "epoch_1.pth"), saved_elsewhere):
         assert claimed(mine, given=True, resume=resume, hooks=out) == mine
+    with pytest.raises(ConfigError, match="holds a run already"):
+        claimed(mine, given=True, resume=str(mine / "sub" / "epoch_1.pth"))
+
+
+def test_a_checkpoint_of_a_run_by_its_other_names(tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    (mine / "scalars.jsonl").touch()
+    (tmp_path / "moved.pth").touch()
+    (mine / "epoch_1.pth").symlink_to(tmp_path / "moved.pth")
+    (tmp_path / "link").symlink_to(mine)
+    for resume in ("~/mine/epoch_1.pth", "~/link", str(mine / "epoch_1.pth")):
+        assert claimed(mine, given=True, resume=resume) == mine
 
 
 @pytest.mark.parametrize("given", [True, False])

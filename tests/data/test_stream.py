@@ -190,6 +190,64 @@ def test_a_batch_that_was_read_and_not_trained_on_is_given_again(make, saved_aft
     assert first + resumed.run(13 - saved_after) == whole
 
 
+FIXED = torch.arange(4.0 * BATCHES)
+"""Rows that draw nothing: read ahead they would draw before training does."""
+
+
+def fixed():
+    return DataLoader(FIXED, batch_size=4, shuffle=True)
+
+
+def fixed_by_its_own_generator():
+    generator = torch.Generator().manual_seed(3)
+    return DataLoader(FIXED, batch_size=4, shuffle=True, generator=generator)
+
+
+def fixed_by_a_sampler():
+    return DataLoader(FIXED, batch_size=4, sampler=OwnSampler())
+
+
+class Ahead:
+    """Batches of a stream, with the next one read before one is handed out, as on a GPU."""
+
+    def __init__(self, stream):
+        self.stream = stream
+
+    def __getattr__(self, name):
+        return getattr(self.stream, name)
+
+    def iterate(self, start):
+        held = []
+        for batch in self.stream.iterate(start):
+            held.append(batch)
+            if len(held) > 1:
+                yield held.pop(0)
+        yield from held
+
+
+@pytest.mark.parametrize("limit", [None, 3])
+@pytest.mark.parametrize("endless", [False, True])
+@pytest.mark.parametrize(
+    "make", [own_batches, fixed, fixed_by_its_own_generator, fixed_by_a_sampler]
+)
+def test_a_stream_that_is_read_ahead_resumes_at_every_batch(make, endless, limit):
+    def training():
+        one = Training(make(), endless, limit)
+        one.stream = Ahead(one.stream)
+        return one
+
+    def batches(seen):  # What training draws comes later than in a run without reading ahead.
+        return [values[:-1] for values in seen]
+
+    whole = batches(training().run(12))
+    for saved_after in range(1, 12):
+        stopped = training()
+        first, saved = batches(stopped.run(saved_after)), stopped.save()
+        resumed = training()
+        resumed.load(saved)
+        assert first + batches(resumed.run(12 - saved_after)) == whole, saved_after
+
+
 def test_a_limit_counts_what_was_before_the_stop():
     whole = Training(shuffled(), limit=3).run(6)
     stopped = Training(shuffled(), limit=3)

@@ -80,6 +80,17 @@ def test_the_shorter_end_of_an_epoch(make_runner, ignore_last, expected):
     assert [it for _, _, it in steps(sink, "train")] == expected
 
 
+def test_an_interval_may_change_while_a_run_goes_on(make_runner):
+    class Closer(Hook):
+        def before_train_iter(self, runner, batch_idx, data_batch=None):
+            if runner.iter == 5:
+                runner.hooks["logger"].interval = 2
+
+    logger = LoggerHook(interval=100)
+    sink, _ = logged(make_runner, logger=logger, hooks={"closer": Closer()}, max_iters=10)
+    assert [it for _, _, it in steps(sink, "train")] == [6, 8, 10]
+
+
 def test_the_name_of_the_experiment_has_an_interval_of_its_own(make_runner, monkeypatch):
     said = []
 

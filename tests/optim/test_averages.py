@@ -67,6 +67,14 @@ def test_a_tensor_that_is_laid_out_anew_is_averaged_by_itself():
     assert_close(averages.values, some)
 
 
+def test_the_same_memory_in_another_order_is_found():
+    tensor = nn.Parameter(torch.arange(9.0).view(3, 3))
+    averages = Averages([tensor])
+    tensor.data = tensor.data.t()
+    averages.move(1.0)
+    assert_close(averages.values, [tensor])
+
+
 def test_values_are_exchanged_and_the_tensors_stay_the_same():
     some = tensors()
     before = [t.detach().clone() for t in some]
