@@ -204,6 +204,7 @@ def test_after_a_run_a_signal_lets_the_sweep_report(make_runner, capfd, name, co
         print("reported", flush=True)
         if where == "twice":
             os.kill(os.getpid(), number)
+            print("still here", flush=True)
         if where != "after the last":
             make_runner(max_epochs=1).run("train")
             print("trained", flush=True)
@@ -211,7 +212,7 @@ def test_after_a_run_a_signal_lets_the_sweep_report(make_runner, capfd, name, co
     assert code_of(block) == code
     out, err = capfd.readouterr()
     assert f"hookexp: {said}\n" in err
-    assert "reported" in out and "trained" not in out
+    assert "reported" in out and "trained" not in out and "still here" not in out
 
 
 def test_a_signal_while_a_run_is_being_wound_up_lets_it_be_wound_up(make_runner):
