@@ -82,5 +82,5 @@ def _places(tensors: list[Tensor]) -> list[int]:
 
 
 def _is_small(tensor: Tensor) -> bool:
-    fits = tensor.numel() <= _SMALL and tensor.is_contiguous()
-    return fits and tensor.device.type == "cpu" and tensor.layout is torch.strided
+    is_plain = tensor.device.type == "cpu" and tensor.layout is torch.strided
+    return is_plain and tensor.numel() <= _SMALL and tensor.is_contiguous()
