@@ -6,6 +6,8 @@ finds somebody who leaves with one line and the right code.
 
 from __future__ import annotations
 
+import gc
+
 from hookexp.signals import leave_at_once
 
 
@@ -14,7 +16,11 @@ def main() -> None:
     leave_at_once()
     from hookexp.app import main as run
 
-    run()
+    try:
+        run()
+    finally:
+        # Before it ends, Python looks for garbage in all that torch has made: most of a second.
+        gc.freeze()
 
 
 if __name__ == "__main__":

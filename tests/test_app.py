@@ -115,6 +115,22 @@ def test_a_mistake_does_not_wait_for_torchs_compiler(tmp_path: Path) -> None:
     assert done.stdout.endswith("True False\n"), done.stderr
 
 
+def test_a_process_that_ends_looks_for_no_garbage(tmp_path: Path) -> None:
+    code = (
+        "import atexit, gc, sys; sys.argv = ['hookexp', '--cfg', 'job']\n"
+        "atexit.register(lambda: print(gc.get_freeze_count() > 10_000))\n"
+        "from hookexp.__main__ import main; main()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout.endswith("True\n"), done.stderr
+
+
 def test_a_job_of_a_sweep_equals_the_same_command_alone(tmp_path: Path) -> None:
     code, out, err = finish(start(tmp_path, "-m", *SHORT, "hooks=+ema,-param_scheduler"))
     assert (code, err) == (0, "")
