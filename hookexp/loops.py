@@ -235,7 +235,9 @@ class EvalLoop:
 
 def _fetch(runner: Runner, loader: Loader, start: int) -> Generator[tuple[int, Batch], None, None]:
     """The batches from number `start` on, with their numbers; stamps when each was fetched."""
-    clock, batches = runner.clock, runner.prefetch(loader.iterate(start))
+    clock, batches = runner.clock, loader.iterate(start)
+    if loader.may_be_read_ahead:
+        batches = runner.prefetch(batches)
     clock.began = perf_counter()
     for numbered_batch in enumerate(batches, start):
         clock.ended = perf_counter()

@@ -68,6 +68,8 @@ class MemoryLoader:
         transform: changes each batch, on that device, with the batch's generator.
     """
 
+    may_be_read_ahead = True
+
     def __init__(
         self,
         dataset: InMemory,
@@ -104,6 +106,8 @@ class WorkerLoader:
     Args:
         options: further arguments of torch's DataLoader (num_workers, pin_memory, ...).
     """
+
+    may_be_read_ahead = True
 
     def __init__(self, dataset: Dataset[Any], batch_sampler: BatchSampler, **options: Any) -> None:
         self.dataset = dataset

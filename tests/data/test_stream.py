@@ -358,6 +358,48 @@ def test_a_run_goes_on_in_its_own_batches(make_runner, tmp_path, budget, stop_at
     assert num_read == len(whole) - stop_at
 
 
+@pytest.mark.parametrize("stop_at", [2, 3, 7])
+def test_rows_that_draw_in_the_runs_own_process_are_not_read_ahead(make_runner, tmp_path, stop_at):
+    class Noise(Rows):
+        def __getitem__(self, index):
+            return torch.rand(4), torch.rand(1)
+
+    seen = []
+
+    def ahead(batches):
+        held = []
+        for batch in batches:
+            held.append(batch)
+            if len(held) > 1:
+                yield held.pop(0)
+        yield from held
+
+    def run(folder, iterations=None, **more):
+        hooks = {"optimizer": OptimizerHook(), "checkpoint": CheckpointHook(by_epoch=False)}
+        runner = make_runner(hooks, work_dir=folder, with_optimizer=False, max_epochs=2, **more)
+        runner._parts.train_loader = runner.train_loop.dataloader = BatchStream(
+            DataLoader(Noise(), batch_size=4, shuffle=True)
+        )
+        runner.prefetch = ahead
+
+        class Watch(Hook):
+            def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+                seen.append([data_batch[0].tolist(), torch.rand(()).item()])
+                if runner.iter + 1 == iterations:
+                    runner.state.stop("enough", urgent=True)
+
+        runner.register_hook(Watch())
+        runner.run("train")
+
+    torch.manual_seed(5)
+    run(tmp_path / "whole")
+    whole, seen[:] = list(seen), []
+    torch.manual_seed(5)
+    run(tmp_path / "cut", stop_at)
+    run(tmp_path / "cut", resume="auto")
+    assert seen == whole
+
+
 @pytest.mark.parametrize(("training", "times"), [(True, 1), (False, 0)])
 def test_a_run_says_once_what_it_cannot_promise(caplog, training, times):
     _stream(DataLoader(Stateless()), endless=False, limit=None, training=training)
