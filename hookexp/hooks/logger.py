@@ -77,10 +77,6 @@ class LoggerHook(Hook):
         data_batch: Batch = None,
         outputs: dict[str, Any] | None = None,
     ) -> None:
-        done = batch_idx + 1
-        is_at_no_interval = done % self.interval and (runner.iter + 1) % self.interval_exp_name
-        if is_at_no_interval and done != self._num_batches:
-            return
         if self.every_n_train_iters(runner, self.interval_exp_name):
             runner.logger.info("Exp name: %s", runner.experiment_name)
         num = self._num_batches

@@ -91,7 +91,10 @@ def test_an_interval_may_change_while_a_run_goes_on(make_runner):
     assert [it for _, _, it in steps(sink, "train")] == [6, 8, 10]
 
 
-def test_the_name_of_the_experiment_has_an_interval_of_its_own(make_runner, monkeypatch):
+@pytest.mark.parametrize(("interval", "expected"), [(3, [3, 6, 9]), (-1, []), (0, [])])
+def test_the_name_of_the_experiment_has_an_interval_of_its_own(
+    make_runner, monkeypatch, interval, expected
+):
     said = []
 
     class Listen(Hook):
@@ -107,11 +110,11 @@ def test_the_name_of_the_experiment_has_an_interval_of_its_own(make_runner, monk
         def after_train(self, runner):
             monkeypatch.undo()
 
-    logger = LoggerHook(interval=4, interval_exp_name=3)
+    logger = LoggerHook(interval=4, interval_exp_name=interval)
     _, runner = logged(
         make_runner, logger=logger, hooks={"listen": Listen()}, train_size=40, max_epochs=2
     )
-    assert said == [(n, runner.experiment_name) for n in (3, 6, 9)]
+    assert said == [(n, runner.experiment_name) for n in expected]
 
 
 def test_values_are_means_over_the_interval_and_the_lr_is_that_of_the_iteration(make_runner):
