@@ -26,6 +26,9 @@ _asked_to_leave: list[int] = []
 _num_ended = 0
 """Runs of this process that have ended."""
 
+_pid = os.getpid()
+"""The process that set the handlers below. One forked from it inherits them."""
+
 
 def leave_at_once() -> None:
     """From here on a signal ends the process with one line and its code.
@@ -33,6 +36,8 @@ def leave_at_once() -> None:
     Not with an exception: from a handler it may come out anywhere, or nowhere, in what is being
     imported. There is nothing to save before a run, nor when the process is ending.
     """
+    global _pid
+    _pid = os.getpid()
     for name in _EXIT_CODES:
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), _leave_at_once)
@@ -45,9 +50,10 @@ def leave_quietly() -> Iterator[None]:
     That is at the next run, or at the end of this block, so that what was run is reported; a second
     signal leaves at once then too.
     """
-    global _num_ended
+    global _num_ended, _pid
     _asked_to_leave.clear()
     _num_ended = 0
+    _pid = os.getpid()
     previous = {}
     for name in _EXIT_CODES:
         if hasattr(signal, name):
@@ -72,6 +78,9 @@ def leave_if_asked() -> None:
 
 
 def _leave(number: int, frame: FrameType | None) -> None:
+    if os.getpid() != _pid:
+        _do_as_if_unhandled(number)
+        return
     if _num_ended == 0 or _asked_to_leave:
         _leave_at_once(number, frame)
     _tell(number)
@@ -79,11 +88,20 @@ def _leave(number: int, frame: FrameType | None) -> None:
 
 
 def _leave_at_once(number: int, frame: FrameType | None) -> None:
+    if os.getpid() != _pid:
+        _do_as_if_unhandled(number)
+        return
     _tell(number)
     for stream in (sys.stdout, sys.stderr):
         with suppress(Exception):
             stream.flush()
     os._exit(_EXIT_CODES[signal.Signals(number).name])
+
+
+def _do_as_if_unhandled(number: int) -> None:
+    """In a process forked from the run's, such as a worker, which is none of our business."""
+    signal.signal(number, signal.SIG_DFL)
+    os.kill(os.getpid(), number)
 
 
 def _tell(number: int) -> None:
@@ -118,9 +136,7 @@ class StopSignals:
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if os.getpid() != self._pid:
-            # A process forked from this one, such as a loader's worker, is none of our business.
-            signal.signal(number, signal.SIG_DFL)
-            os.kill(os.getpid(), number)
+            _do_as_if_unhandled(number)
             return
         name = signal.Signals(number).name
         if name == "SIGINT" and self._state.exit_code == _EXIT_CODES["SIGINT"]:

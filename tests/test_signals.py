@@ -194,6 +194,23 @@ def test_before_the_first_run_a_signal_leaves_at_once(capfd, name, code, said):
     assert f"hookexp: {said}\n" in capfd.readouterr().err
 
 
+def test_outside_of_a_run_a_forked_process_is_not_concerned(make_runner, capfd):
+    def end_a_child():
+        pid = os.fork()
+        if pid == 0:
+            os.kill(os.getpid(), signal.SIGTERM)
+            os._exit(99)
+        assert os.WTERMSIG(os.waitpid(pid, 0)[1]) == signal.SIGTERM
+
+    def block():
+        end_a_child()
+        make_runner(max_epochs=1).run("train")
+        end_a_child()
+
+    assert code_of(block) == 99
+    assert "hookexp:" not in capfd.readouterr().err
+
+
 @pytest.mark.parametrize(("name", "code", "said"), SIGNALS)
 @pytest.mark.parametrize("where", ["before the next", "after the last", "twice"])
 def test_after_a_run_a_signal_lets_the_sweep_report(make_runner, capfd, name, code, said, where):
