@@ -32,7 +32,7 @@ def test_gradients_of_an_open_window_are_those_of_each_rank(tmp_path):
     for folder, more in ((whole, []), (resumed, [f"resume={whole}/iter_2.pth"])):
         done = torchrun(tmp_path, *words, *more, f"hydra.run.dir={folder}")
         assert done.returncode == 0, done.stderr[-3000:]
-    first, second = load_checkpoint(whole / "iter_2.pth")["optimizer"]["gradients"]
+    first, second = load_checkpoint(whole / "iter_2.pth")["optimizer"]["gradients_of_ranks"]
     assert not torch.equal(first["default"][0], second["default"][0])
     ends = [load_checkpoint(folder / "iter_4.pth") for folder in (whole, resumed)]
     for name, weight in ends[0]["state_dict"].items():

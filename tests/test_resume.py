@@ -174,6 +174,14 @@ def test_gradients_of_other_ranks_are_averaged_where_there_is_one():
     assert snapshot._gradients_of_this_rank(saved[1:]) is saved[1]
 
 
+def test_a_checkpoint_holds_the_gradients_of_an_open_window_once(make_runner, tmp_path):
+    hooks = {**parts(cumulative_iters=3), "stop": StopAt(2)}
+    make_runner(hooks, work_dir=tmp_path, **settings(max_epochs=3)).run("train")
+    optimizer = load_checkpoint(tmp_path / "iter_2.pth")["optimizer"]
+    assert isinstance(optimizer["gradients"]["default"][0], torch.Tensor)
+    assert "gradients_of_ranks" not in optimizer
+
+
 def test_a_validation_that_is_due_when_a_run_ends_is_made_after_a_resume(make_runner, tmp_path):
     def run(more, **resume):
         by_iter = {**parts(), "checkpoint": CheckpointHook(by_epoch=False, interval=100), **more}

@@ -78,19 +78,16 @@ def collect(runner: Runner, request: SaveRequest) -> dict[str, Any]:
 
 
 def _optimizer_state(runner: Runner) -> dict[str, Any]:
-    """The state of the optimizers, with a list of gradients: those of each rank, or of all alike.
+    """The state of the optimizers, with every rank's gradients where ranks differ.
 
-    Ranks add up gradients apart from each other until the last backward of a window.
+    They do in an open window: ranks add gradients up apart from each other until its last backward.
     """
     state = runner.optim_wrapper.state_dict()
-    gradients = state["gradients"]
     first, _ = runner.optim_wrapper.windows.bounds(runner.iter)
     is_open = first != runner.iter
-    state["gradients"] = (
-        dist.gather(map_tensors(gradients, Tensor.cpu))
-        if is_open and runner.world_size > 1
-        else [gradients]
-    )
+    if is_open and runner.world_size > 1:
+        gradients = map_tensors(state.pop("gradients"), Tensor.cpu)
+        state["gradients_of_ranks"] = dist.gather(gradients)
     return state
 
 
@@ -167,9 +164,10 @@ def restore_run(runner: Runner, checkpoint: Mapping[str, Any]) -> None:
     A run that left its seed open goes on with the one it drew.
     """
     runner.state.load_state_dict(checkpoint["loop"])
-    optimizer = checkpoint["optimizer"]
-    gradients = _gradients_of_this_rank(optimizer["gradients"])
-    runner.optim_wrapper.load_state_dict({**optimizer, "gradients": gradients})
+    optimizer = dict(checkpoint["optimizer"])
+    if "gradients_of_ranks" in optimizer:
+        optimizer["gradients"] = _gradients_of_this_rank(optimizer["gradients_of_ranks"])
+    runner.optim_wrapper.load_state_dict(optimizer)
     schedulers = runner.param_schedulers
     states = checkpoint["param_schedulers"]
     schedulers.load_state_dict({n: s for n, s in states.items() if n in schedulers.schedulers})
