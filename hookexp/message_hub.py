@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -198,12 +197,10 @@ def _to_floats(values: list[Scalar]) -> list[float]:
 
 def _of_one_device(values: list[Tensor]) -> list[float]:
     """The values of tensors of one element each, in one copy, none of them rounded."""
-    if {value.dtype for value in values} == {torch.float32}:
-        with suppress(RuntimeError, TypeError):  # Shapes other than () are for the longer way.
-            return list(map(float, torch.stack(values).tolist()))
-    exact = torch.float32 if values[0].device.type == "mps" else torch.float64
-    flat = torch.stack([value.reshape(()).to(exact) for value in values])
-    return cast(list[float], flat.tolist())
+    if any(value.dtype is not torch.float32 or value.dim() for value in values):
+        exact = torch.float32 if values[0].device.type == "mps" else torch.float64
+        values = [value.reshape(()).to(exact) for value in values]
+    return cast(list[float], torch.stack(values).tolist())
 
 
 def scalars_to_floats(scalars: Mapping[str, Scalar]) -> dict[str, float]:
