@@ -47,6 +47,16 @@ def finish(process: subprocess.Popen[str]) -> tuple[int, str, str]:
     return process.returncode, out, err
 
 
+def interpret(code: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+
+
 def weights(folder: Path) -> dict[str, torch.Tensor]:
     newest = (folder / "last_checkpoint").read_text().splitlines()[0]
     state: dict[str, torch.Tensor] = torch.load(folder / newest, weights_only=True)["state_dict"]
@@ -98,20 +108,13 @@ def test_the_composed_config_needs_no_torch(tmp_path: Path) -> None:
 
 def test_a_mistake_does_not_wait_for_torchs_compiler(tmp_path: Path) -> None:
     """Torch imports it for the first optimizer, and to switch determinism on or off."""
-    words = ("hookexp", "model.width=-3", f"hydra.run.dir={tmp_path}/run")
     code = (
-        f"import sys; sys.argv = {list(words)!r}\n"
+        "import sys; sys.argv = ['hookexp', 'model.width=-3', 'hydra.run.dir=run']\n"
         "from hookexp.app import main\n"
         "try: main()\n"
         "except SystemExit: print('torch' in sys.modules, 'torch._inductor' in sys.modules)"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-    )
+    done = interpret(code, tmp_path)
     assert done.stdout.endswith("True False\n"), done.stderr
 
 
@@ -121,13 +124,7 @@ def test_a_process_that_ends_looks_for_no_garbage(tmp_path: Path) -> None:
         "atexit.register(lambda: print(gc.get_freeze_count() > 10_000))\n"
         "from hookexp.__main__ import main; main()"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-    )
+    done = interpret(code, tmp_path)
     assert done.stdout.endswith("True\n"), done.stderr
 
 
