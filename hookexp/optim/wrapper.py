@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_, clip_grad_value_
 from torch.optim import Optimizer
 
+from hookexp.optim import stepping
 from hookexp.optim.fused_sgd import fill_momentum
 from hookexp.optim.windows import Windows
 
@@ -120,8 +121,8 @@ class OptimWrapper:
         """Update the weights and forget the gradients; False if the scaler skipped the update."""
         optimizer = self._named(name)
         if not self.scaler.is_enabled():
-            optimizer.step()
-            optimizer.zero_grad(self.set_to_none)
+            stepping.step(optimizer)
+            stepping.zero_grad(optimizer, self.set_to_none)
             return True
         if name not in self._unscaled:
             self.unscale(name)
@@ -134,12 +135,12 @@ class OptimWrapper:
         if is_finite:
             self.scaler.step(optimizer)
         self.scaler.update()
-        optimizer.zero_grad(self.set_to_none)
+        stepping.zero_grad(optimizer, self.set_to_none)
         return is_finite
 
     def zero_grad(self) -> None:
         for optimizer in self.optimizers.values():
-            optimizer.zero_grad(self.set_to_none)
+            stepping.zero_grad(optimizer, self.set_to_none)
 
     def state_dict(self) -> dict[str, Any]:
         """States of optimizers and scaler, and gradients of a window that is still open.
