@@ -1,14 +1,14 @@
 """`MessageHub`: where hooks leave numbers for each other.
 
 Scalars stay where they are, detached, until somebody reads them, so that writing one never makes
-the host wait for the device; reading many crosses in one copy. Windows are bounded, so the cost
-of an iteration does not grow with the length of the run.
+the host wait for the device; many cross in one copy, once. Windows are bounded, so the cost of an
+iteration does not grow with the length of the run.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -143,28 +143,28 @@ class MessageHub:
             latest: names, without prefix, of which the last value counts instead.
         """
         latest = set(latest)
-        means: dict[str, float] = {}
-        unread: dict[str, list[Scalar]] = {}
-        for key, scalar in self.scalars.items():
-            if not (key.startswith(prefix) and scalar.values):
-                continue
-            name = key[len(prefix) :]
-            values = scalar.recent(1 if name in latest else window)
-            means[name] = 0.0
-            if _ONLY_FLOATS.issuperset(map(type, values)):
-                means[name] = sum(cast(list[float], values)) / len(values)
-            else:
-                unread[name] = values
-        numbers = iter(_to_floats([value for values in unread.values() for value in values]))
-        for name, values in unread.items():
-            means[name] = sum(islice(numbers, len(values))) / len(values)
+        read = {k: s for k, s in self.scalars.items() if k.startswith(prefix) and s.values}
+        _bring_to_host(read.values(), window)
+        means = {}
+        for key, scalar in read.items():
+            name = key.removeprefix(prefix)
+            means[name] = scalar.mean(1 if name in latest else window)
         for key, gauge in self.gauges.items():
             if key.startswith(prefix):
                 means[key.removeprefix(prefix)] = gauge()
         return means
 
+    def to_host(self, tensors: Sequence[Tensor]) -> list[float]:
+        """The values of tensors of one element; scalars that are on a device come in the same copy.
+
+        A hook that has to look at a result makes the host wait for the device; read like this,
+        the logger does not have to wait once more in the same iteration.
+        """
+        return _bring_to_host(self.scalars.values(), self.window, tensors)
+
     def state_dict(self) -> dict[str, Any]:
-        windows = {key: _to_floats(list(s.values)) for key, s in self.scalars.items()}
+        self.to_host(())
+        windows = {key: list(map(float, s.values)) for key, s in self.scalars.items()}
         infos = {key: self.infos[key] for key in sorted(self.kept_infos)}
         return {"scalars": windows, "infos": infos}
 
@@ -176,7 +176,24 @@ class MessageHub:
             self.update_info(key, value, keep=True)
 
 
-_ONLY_FLOATS = frozenset((float,))
+def _bring_to_host(
+    scalars: Iterable[ScalarWindow], window: int, tensors: Sequence[Tensor] = ()
+) -> list[float]:
+    """Replace the tensors among the last `window` values of scalars by numbers.
+
+    Returns:
+        The values of `tensors`, which crossed with them.
+    """
+    places = [
+        (values, index)
+        for values in (scalar.values for scalar in scalars)
+        for index in range(max(len(values) - window, 0), len(values))
+        if isinstance(values[index], Tensor)
+    ]
+    numbers = _to_floats([*tensors, *(values[index] for values, index in places)])
+    for (values, index), number in zip(places, numbers[len(tensors) :], strict=True):
+        values[index] = number
+    return numbers[: len(tensors)]
 
 
 def _to_floats(values: list[Scalar]) -> list[float]:

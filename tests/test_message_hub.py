@@ -16,19 +16,48 @@ def test_values_are_detached_and_stay_tensors():
     assert isinstance(stored, torch.Tensor) and not stored.requires_grad
 
 
-def test_reading_gives_means_over_a_window_in_one_copy(monkeypatch):
+@pytest.fixture
+def copies(monkeypatch) -> list[int]:
+    """How many values each copy to the host has had."""
+    copies = []
+    real = torch.Tensor.tolist
+    monkeypatch.setattr(torch.Tensor, "tolist", lambda t: copies.append(len(t)) or real(t))
+    return copies
+
+
+def test_reading_gives_means_over_a_window_in_one_copy(copies):
     hub = MessageHub()
     for n in range(20):
         hub.update_scalar("train/loss", torch.tensor(float(n)))
         hub.update_scalar("train/count", torch.tensor(n, dtype=torch.int64))
         hub.update_scalar("train/lr", 0.1 * n)
         hub.update_scalar("val/loss", 99.0)
-    copies = []
-    real = torch.Tensor.tolist
-    monkeypatch.setattr(torch.Tensor, "tolist", lambda t: copies.append(1) or real(t))
-    means = hub.read("train/", window=4, latest=["lr"])
-    assert means == {"loss": 17.5, "count": 17.5, "lr": pytest.approx(1.9)}
-    assert len(copies) == 1
+    expected = {"loss": 17.5, "count": 17.5, "lr": pytest.approx(1.9)}
+    assert hub.read("train/", window=4, latest=["lr"]) == expected
+    assert copies == [8]
+    assert hub.read("train/", window=4, latest=["lr"]) == expected
+    assert copies == [8]
+
+
+def test_what_a_hook_reads_brings_the_scalars_with_it(copies):
+    hub = MessageHub()
+    for n in range(3):
+        hub.update_scalar("train/loss", torch.tensor(float(n)))
+        hub.update_scalar("val/lr", n)
+    assert hub.to_host([torch.tensor(7.0), torch.tensor(8.0)]) == [7.0, 8.0]
+    assert copies == [5]
+    assert list(hub.get_scalar("train/loss").values) == [0.0, 1.0, 2.0]
+    assert hub.read("train/", 3) == {"loss": 1.0}
+    assert copies == [5]
+
+
+def test_all_scalars_are_saved_after_one_copy(copies):
+    hub = MessageHub()
+    for key in ("a", "b"):
+        hub.update_scalar(key, torch.tensor(2.0))
+    hub.update_scalar("b", 3)
+    assert hub.state_dict()["scalars"] == {"a": [2.0], "b": [2.0, 3.0]}
+    assert copies == [2]
 
 
 def test_windows_are_bounded_and_can_be_widened():

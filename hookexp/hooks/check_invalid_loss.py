@@ -15,6 +15,7 @@ from torch import Tensor
 from hookexp import dist
 from hookexp.errors import NotFiniteError
 from hookexp.hook import Batch, Hook, Priority
+from hookexp.message_hub import MessageHub
 from hookexp.optim.guard import (
     KeptTensors,
     StepGuard,
@@ -40,7 +41,8 @@ class CheckInvalidLossHook(Hook):
     floating-point buffers, such as the statistics of a batch norm, are put back too. An optimizer
     that is not fused makes the host wait for the flag at every step, which is said once.
 
-    What was found is read every `interval` iterations, in one copy, and at the end of training.
+    What was found is read every `interval` iterations and at the end of training; at a log point
+    it is the copy of the logged scalars that brings it.
 
     Watched are the gradients, and all outputs of `train_step` whose name contains `loss`. A bad
     batch costs the whole accumulation window it is in. With fp16 the gradient scaler is the guard,
@@ -76,8 +78,10 @@ class CheckInvalidLossHook(Hook):
         self._old_outputs: Mapping[str, Any] = {}
         self._buffers: list[KeptTensors] = []
         self._guard = StepGuard([])
+        self._hub = MessageHub()
 
     def before_train(self, runner: Runner) -> None:
+        self._hub = runner.message_hub
         wrapper = runner.optim_wrapper
         self._buffers = keep_floats(dist.unwrap(runner.model).buffers())
         self._guard = StepGuard([] if wrapper.scaler.is_enabled() else wrapper.optimizers.values())
@@ -163,8 +167,11 @@ class CheckInvalidLossHook(Hook):
         if not self._unread:
             return
         iterations, losses, gradients = zip(*self._unread, strict=True)
-        fine = agreed(torch.stack(losses + gradients)).view(2, -1).T.tolist()
-        for iteration, (losses_fine, gradients_fine) in zip(iterations, fine, strict=True):
+        flags = agreed(torch.stack(losses + gradients)).float().unbind()
+        fine = self._hub.to_host(flags)
+        for iteration, losses_fine, gradients_fine in zip(
+            iterations, fine[: len(losses)], fine[len(losses) :], strict=True
+        ):
             if not (losses_fine and gradients_fine):
                 self._found.append((iteration, "gradients" if losses_fine else "loss"))
                 self.num_skipped += 1
