@@ -13,9 +13,10 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from hookexp.state import RunState
+if TYPE_CHECKING:
+    from hookexp.state import RunState
 
 _EXIT_CODES = {"SIGTERM": 143, "SIGUSR1": 143, "SIGINT": 130}
 
