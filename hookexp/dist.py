@@ -35,9 +35,12 @@ def launched_by_torchrun() -> bool:
 
 
 def init() -> None:
-    """Join the process group that torchrun has set up in the environment, once."""
+    """Join the process group that torchrun has set up in the environment, once.
+
+    With gloo beside NCCL plain objects stay in the host's memory, and a run may choose the CPU.
+    """
     if launched_by_torchrun() and not td.is_initialized():
-        td.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+        td.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
 
 
 def broadcast(value: Any) -> Any:

@@ -8,8 +8,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import torch
 
+from hookexp import dist
 from hookexp.checkpoint.store import load_checkpoint
 
 ROOT = Path(__file__).parent.parent
@@ -22,6 +24,16 @@ def torchrun(folder, *words):
     return subprocess.run(
         command, cwd=folder, env=environment, capture_output=True, text=True, timeout=180
     )
+
+
+@pytest.mark.parametrize(("has_gpu", "backend"), [(True, "cpu:gloo,cuda:nccl"), (False, "gloo")])
+def test_objects_are_exchanged_in_the_hosts_memory(monkeypatch, has_gpu, backend):
+    joined = []
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: has_gpu)
+    monkeypatch.setattr(torch.distributed, "init_process_group", joined.append)
+    dist.init()
+    assert joined == [backend]
 
 
 def test_gradients_of_an_open_window_are_those_of_each_rank(tmp_path):
