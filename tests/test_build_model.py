@@ -8,6 +8,7 @@ import logging
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
+from torch import nn
 
 import hookexp.app  # noqa: F401  (registers the plugins)
 from hookexp.build import build_runner
@@ -125,3 +126,11 @@ def test_other_formats_give_the_same_result_within_their_tolerance(tmp_path, wor
                 not torch.equal(value, plain[1][key])
                 for key, value in trained(tmp_path, "model.dropout=0", word)[1].items()
             )
+
+
+def test_channels_last_is_the_layout_of_the_weights_too(tmp_path):
+    model = build_runner(config("trainer.channels_last=true"), tmp_path).model
+    kernels = [m.weight for m in model.modules() if isinstance(m, nn.Conv2d) and m.in_channels > 1]
+    assert kernels
+    assert all(k.is_contiguous(memory_format=torch.channels_last) for k in kernels)
+    assert not any(k.is_contiguous() for k in kernels)
