@@ -15,6 +15,8 @@ from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimize
 _LABELLED = Optimizer.profile_hook_step(lambda: None).__code__
 """Of the function that torch wraps around the `step` of every class of optimizers."""
 
+_ZERO_GRAD = Optimizer.zero_grad
+
 
 def step(optimizer: Optimizer) -> None:
     """The same as `optimizer.step()`."""
@@ -37,7 +39,7 @@ def zero_grad(optimizer: Optimizer, set_to_none: bool) -> None:
     """The same as `optimizer.zero_grad(set_to_none)`."""
     if (
         not set_to_none
-        or type(optimizer).zero_grad is not Optimizer.zero_grad
+        or type(optimizer).zero_grad is not _ZERO_GRAD
         or "zero_grad" in vars(optimizer)
         or profiler._is_profiler_enabled
     ):

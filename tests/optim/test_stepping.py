@@ -116,6 +116,17 @@ def test_methods_that_were_replaced_are_called(optimizer):
     assert calls == ["step", True]
 
 
+def test_methods_that_were_replaced_for_all_optimizers_are_called(optimizer, monkeypatch):
+    calls = []
+    monkeypatch.setattr(torch.optim.SGD, "step", lambda self: calls.append("step"))
+    monkeypatch.setattr(
+        torch.optim.Optimizer, "zero_grad", lambda self, set_to_none: calls.append(set_to_none)
+    )
+    stepping.step(optimizer)
+    stepping.zero_grad(optimizer, True)
+    assert calls == ["step", True]
+
+
 def test_what_a_class_does_around_its_step_is_done(model):
     calls = []
 
