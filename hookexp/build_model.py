@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import logging
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -83,6 +84,8 @@ def set_numerics(settings: TrainerSettings) -> None:
     """Set torch's flags for the whole process: determinism, and TensorFloat-32 on a GPU."""
     if settings.deterministic:
         torch.use_deterministic_algorithms(True)
+        # Without a workspace of fixed size cuBLAS may add up in another order, and torch refuses.
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.backends.cudnn.benchmark = False
     if settings.tf32 is not None:
         # Of torch's two interfaces this is the one that torch 2.6 has too, and that torch.compile

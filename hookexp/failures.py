@@ -18,13 +18,15 @@ if TYPE_CHECKING:
 
 _OF_MEMORY = re.compile(r"DefaultCPUAllocator|not enough memory|can't allocate memory")
 _DEAD_WORKER = re.compile(r"DataLoader worker \(pid(?:\(s\))? ([\d, ]+)\) (.+)")
+_NOT_DETERMINISTIC = "does not have a deterministic implementation"
 _WORKERS_ERROR = re.compile(r"Caught (\w+) in DataLoader worker process (\d+)")
 
 
 def in_plain_words(error: BaseException, runner: Runner) -> ConfigError | None:
     """The message for an error of the machine; None for any other.
 
-    An exception of the data set in a worker process stays what it is, and gains a note.
+    An exception of the data set in a worker process, and one of an operation that a deterministic
+    run may not use, stays what it is and gains a note.
     """
     text = _text_of(error)
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)) or _OF_MEMORY.search(text):
@@ -47,6 +49,12 @@ def in_plain_words(error: BaseException, runner: Runner) -> ConfigError | None:
             error,
             f"{caught[1]} in worker {caught[2]} of the data loader, {_where(runner)}; "
             "data.num_workers=0 runs the data set in this process, where a debugger reaches it",
+        )
+    if _NOT_DETERMINISTIC in text:
+        add_note(
+            error,
+            f"trainer.deterministic=true allows no such operation on {runner.device}: use another "
+            "one, or trainer.deterministic=false",
         )
     return None
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 import torch
 from fakes import TinyData
@@ -11,6 +13,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset
 import hookexp.app  # noqa: F401  (registers the plugins)
 from hookexp.build import build_hooks, build_runner
 from hookexp.compose.conf_dir import conf_dir
+from hookexp.compose.isolation import restored_process_state
 from hookexp.compose.typed import drop_keys_of_the_old_target
 from hookexp.data.loader import BatchStream, MemoryLoader, WorkerLoader
 from hookexp.errors import ConfigError
@@ -155,12 +158,19 @@ def test_the_default_run_learns_in_other_formats(tmp_path, change):
     assert build_runner(cfg, tmp_path).run("train").objective_value > 0.9
 
 
-def test_determinism_is_switched_on(tmp_path):
-    try:
+@pytest.mark.parametrize(("given", "workspace"), [(None, ":4096:8"), (":16:8", ":16:8")])
+def test_determinism_is_switched_on_for_the_run(tmp_path, monkeypatch, given, workspace):
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    if given:
+        monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", given)
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", True)
+    with restored_process_state():
         build_runner(tiny("trainer.deterministic=true"), tmp_path)
         assert torch.are_deterministic_algorithms_enabled()
-    finally:
-        torch.use_deterministic_algorithms(False)
+        assert not torch.backends.cudnn.benchmark
+        assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == workspace
+    assert not torch.are_deterministic_algorithms_enabled()
+    assert os.environ.get("CUBLAS_WORKSPACE_CONFIG") == given
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from torch.nn.functional import dropout
 from torch.utils.data import Dataset
 
 from hookexp.checkpoint.store import CheckpointStore, load_checkpoint
+from hookexp.compose.isolation import restored_process_state
 from hookexp.data.loader import WorkerLoader
 from hookexp.data.sampler import BatchSampler
 from hookexp.errors import ConfigError
@@ -289,6 +290,22 @@ def test_an_exception_in_a_worker_keeps_its_type_and_gains_a_note(make_runner):
     assert "in worker" in caught.value.__notes__[-1]
     assert "data.num_workers=0 runs the data set in this process" in caught.value.__notes__[-1]
     assert "loop" in load_checkpoint(runner.work_dir / "exception_iter_15.pth")
+
+
+def test_an_operation_that_is_not_deterministic_says_what_forbids_it(make_runner):
+    class Put(TinyTask):
+        def train_step(self, model, batch):
+            torch.zeros(3).put_(torch.tensor([0]), torch.ones(1))
+            return super().train_step(model, batch)
+
+    with restored_process_state():
+        torch.use_deterministic_algorithms(True)
+        with pytest.raises(RuntimeError, match="put_ does not have a deterministic") as caught:
+            make_runner(parts(), task=Put(), max_epochs=1).run("train")
+    assert caught.value.__notes__[-1] == (
+        "trainer.deterministic=true allows no such operation on cpu: use another one, or "
+        "trainer.deterministic=false"
+    )
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 
 class ConvNet(nn.Module):
@@ -37,7 +38,7 @@ class ConvNet(nn.Module):
             *_convolution(width, 2 * width),
             nn.MaxPool2d(2),
             *_convolution(2 * width, 2 * width),
-            nn.AdaptiveMaxPool2d(2),
+            MaxPoolTo2x2(),
         )
         self.classifier = nn.Sequential(
             nn.Flatten(), nn.Dropout(dropout), nn.Linear(2 * width * 2 * 2, num_classes)
@@ -47,6 +48,16 @@ class ConvNet(nn.Module):
         """Logits (batch, num_classes) of float images (batch, in_channels, height, width)."""
         logits: Tensor = self.classifier(self.features(images))
         return logits
+
+
+class MaxPoolTo2x2(nn.Module):
+    """`nn.AdaptiveMaxPool2d(2)`, which has no deterministic gradient on a GPU (torch 2.13)."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(batch, channels, 2, 2) of (batch, channels, height, width), both 2 or more."""
+        height, width = images.shape[-2:]
+        size, stride = (-(-height // 2), -(-width // 2)), (height // 2, width // 2)
+        return F.max_pool2d(images, size, stride)
 
 
 def _convolution(in_channels: int, out_channels: int) -> tuple[nn.Module, ...]:

@@ -1,6 +1,7 @@
 """Runs that are killed at chosen places and continued, against the same runs left alone.
 
     python tests/bench/exactness.py --rounds 3
+    python tests/bench/exactness.py --rounds 1 --device cuda     # deterministic
 
 Three kinds of runs (digits by epochs; characters by iterations; digits with random crops, dropout,
 averaged weights, accumulation over 3, early stopping and a plateau schedule, with and without
@@ -22,9 +23,9 @@ from pathlib import Path
 TESTS = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(TESTS), str(TESTS.parent)]
 
-from killing import curves, differences, finish, kill_at, start
+from killing import curves, differences, finish, kill_at, launch, start
 
-COMMON = ["trainer.device=cpu", "sinks=-console", "hooks.logger.interval=4", "resume=auto"]
+COMMON = ["sinks=-console", "hooks.logger.interval=4", "resume=auto"]
 DIGITS = ["model.width=4", "data.batch_size=16", "trainer.limit_val_batches=4"]
 CROPS = [
     *DIGITS,
@@ -106,14 +107,23 @@ def kills_of(kind: Kind, how: str, rng: random.Random) -> list[list[str]]:
     return [kill_at(per_epoch * rng.randrange(1, epochs + 1), val_batch=rng.randrange(3))]
 
 
-def is_same_run(kind: Kind, how: str, whole: Path, cut: Path, rng: random.Random) -> list[str]:
+def ended(device: str, *words: str) -> int:
+    """Run a command line; what it ended with. A forked process could not use a GPU."""
+    if device == "cpu":
+        return finish(start(f"trainer.device={device}", *words))
+    return finish(launch(f"trainer.device={device}", "trainer.deterministic=true", *words))
+
+
+def is_same_run(
+    kind: Kind, how: str, whole: Path, cut: Path, rng: random.Random, device: str
+) -> list[str]:
     """Where a run that was killed differs from the one that was not; empty if nowhere."""
     common = [*COMMON, *kind.words, f"hydra.run.dir={cut}"]
     lives = kills_of(kind, how, rng)
     for number, kill in enumerate(lives):
-        ended = finish(start(*common, *kill, *(kind.goes_on if number else kind.begins)))
-        assert ended == -signal.SIGKILL, (kind.name, how, kill, ended)
-    assert finish(start(*common, *kind.goes_on)) == 0
+        code = ended(device, *common, *kill, *(kind.goes_on if number else kind.begins))
+        assert code == -signal.SIGKILL, (kind.name, how, kill, code)
+    assert ended(device, *common, *kind.goes_on) == 0
     found = differences(whole, cut)
     return found if curves(whole) == curves(cut) else [*found, "TensorBoard"]
 
@@ -122,6 +132,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=3, help="of each kind of kill")
     parser.add_argument("--only", nargs="+", choices=KINDS, default=list(KINDS))
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     arguments = parser.parse_args()
     folder, rng = Path(tempfile.mkdtemp()), random.Random(0)
     hows = ("random iteration", "twice in an epoch", "in a validation")
@@ -133,7 +144,7 @@ def main() -> None:
                 # Runs with workers are compared with the one that has none.
                 whole = folder / f"whole_{kind.name}".replace(" ", "-").replace(",", "")
                 words = [*COMMON, *kind.words, f"hydra.run.dir={whole}"]
-                assert finish(start(*words)) == 0, kind.name
+                assert ended(arguments.device, *words) == 0, kind.name
             cells = []
             for how in hows:
                 equal = 0

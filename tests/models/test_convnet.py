@@ -9,7 +9,7 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 from hookexp.data.digits import Digits
-from hookexp.models.convnet import ConvNet
+from hookexp.models.convnet import ConvNet, MaxPoolTo2x2
 
 CONF = Path(__file__).parents[2] / "conf"
 
@@ -25,6 +25,16 @@ def test_any_image_from_four_pixels_up_gives_logits() -> None:
     for size in (4, 8, 28):
         model = ConvNet(num_classes=7, in_channels=3, width=4)
         assert model(torch.rand(2, 3, size, size + 1)).shape == (2, 7)
+
+
+@pytest.mark.parametrize("size", [(2, 3), (4, 4), (5, 9), (14, 7)])
+def test_the_last_pooling_is_torchs_adaptive_one(size: tuple[int, int]) -> None:
+    images = torch.rand(3, 2, *size, requires_grad=True)
+    weights = torch.rand(3, 2, 2, 2)
+    pooled, expected = MaxPoolTo2x2()(images), F.adaptive_max_pool2d(images, 2)
+    assert torch.equal(pooled, expected)
+    gradients = [torch.autograd.grad((p * weights).sum(), images)[0] for p in (pooled, expected)]
+    assert torch.equal(*gradients)
 
 
 @pytest.mark.parametrize("given", ["width=-3", "width=2.5", "num_classes=0", "in_channels=0"])
