@@ -78,7 +78,7 @@ def _contexts(module: nn.Module) -> tuple[AbstractContextManager[Any], AbstractC
 @contextmanager
 def _batch_norm_frozen(module: nn.Module) -> Iterator[None]:
     """Batch norm normalises by the batch as before and leaves its running statistics alone."""
-    norms = [m for m in module.modules() if isinstance(m, _NormBase) and m.training]
+    norms = [m for m in module.modules() if isinstance(m, _NormBase)]
     before = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
     for norm, (_, num_batches) in zip(norms, before, strict=True):
         norm.momentum = 0.0

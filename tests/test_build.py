@@ -243,6 +243,10 @@ class Unsaveable(Hook):
         (["data.num_workers=-1"], r"data\.num_workers=-1: use a whole number, 0 or more"),
         (["seed=abc"], r"seed=abc: use a whole number"),
         (["optimizer.lr=1e400"], r"^optimizer\.lr=inf: use a finite number$"),
+        (
+            ["model={_target_:builtins.dict}"],
+            r"builtins\.dict: makes a dict, which is no torch",
+        ),
         (["model.width=-3"], r"^model\.width=-3: use a whole number, 1 or more$"),
         ([f"+hooks.mine._target_={HERE}.NoRunner"], r"hooks\.mine: .* has to be the runner"),
         (

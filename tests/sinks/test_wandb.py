@@ -82,6 +82,7 @@ def test_an_offline_run_holds_what_was_logged(make_run, no_account, tmp_path, ca
     (tmp_path / "samples" / "10.txt").write_text("import this")
     sink = WandbSink(tags=["tried"])
     sink.open(make_run())
+    sink.log_config({"optimizer": {"lr": 0.5}})
     sink.log_config({"optimizer": {"lr": 0.1}})
     sink.log_scalars({"loss": 0.5, "lr": 0.1}, 10, TRAIN)
     sink.log_scalars({"time": 0.1}, 1, LogPoint("val", 1, 57, 2, 5))
@@ -110,6 +111,27 @@ def test_an_offline_run_holds_what_was_logged(make_run, no_account, tmp_path, ca
     assert "no API key was found" in message
     assert f"wandb sync {folder}" in message
     assert capfd.readouterr() == ("", "")
+
+
+def test_a_run_that_goes_on_continues_the_one_of_its_folder(make_run, no_account, monkeypatch):
+    import wandb
+
+    asked = []
+    begin = wandb.init
+
+    def init(**arguments):
+        asked.append((arguments["id"], arguments["resume"]))
+        return begin(**arguments)
+
+    monkeypatch.setattr(wandb, "init", init)
+    ids = []
+    for _ in range(2):
+        sink = WandbSink(mode="offline")
+        sink.open(make_run())
+        ids.append(sink.run_id)
+        sink.close()
+    assert ids[0] == ids[1]
+    assert asked == [(None, None), (ids[0], "allow")]
 
 
 def test_the_environment_holds_where_the_config_is_silent(
