@@ -176,6 +176,10 @@ class MessageHub:
             self.update_info(key, value, keep=True)
 
 
+_ONLY_FLOATS = frozenset((float,))
+"""Most scalars never were on a device, which is seen without a look at each value."""
+
+
 def _bring_to_host(
     scalars: Iterable[ScalarWindow], window: int, tensors: Sequence[Tensor] = ()
 ) -> list[float]:
@@ -187,6 +191,7 @@ def _bring_to_host(
     places = [
         (values, index)
         for values in (scalar.values for scalar in scalars)
+        if not _ONLY_FLOATS.issuperset(map(type, values))
         for index in range(max(len(values) - window, 0), len(values))
         if isinstance(values[index], Tensor)
     ]
