@@ -60,6 +60,14 @@ def test_a_sound_run_is_verified(tmp_path, caplog):
     assert "bit for bit" in caplog.text
 
 
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_a_run_in_another_memory_layout_is_verified(tmp_path, caplog, optimizer):
+    words = ["+hooks/ema=default", "hooks/optimizer=accumulate", f"optimizer={optimizer}"]
+    with caplog.at_level("INFO"):
+        verify(tmp_path, *words, "trainer.channels_last=true", "trainer.verify_iters=7")
+    assert "bit for bit" in caplog.text
+
+
 def test_a_hook_that_saves_its_state_is_verified(tmp_path, caplog):
     with caplog.at_level("INFO"):
         verify(tmp_path, f"+hooks.mine._target_={__name__}.Remembering")

@@ -20,14 +20,15 @@ class HostCopy:
 
     def __init__(self) -> None:
         self._buffers: dict[str, Tensor] = {}
+        self._gpus: set[torch.device] = set()
 
     def copy(self, value: Any) -> Any:
         """The same structure with tensors of its own on the host. Overwrites the copy before it."""
         used: dict[str, Tensor] = {}
         copied = self._copy(value, "", used, {})
         self._buffers = used
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
+        for gpu in self._gpus:
+            torch.cuda.synchronize(gpu)
         return copied
 
     def _copy(
@@ -49,9 +50,15 @@ class HostCopy:
 
     def _copy_tensor(self, tensor: Tensor, path: str) -> Tensor:
         buffer = self._buffers.get(path)
-        if buffer is None or buffer.shape != tensor.shape or buffer.dtype != tensor.dtype:
-            buffer = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=tensor.is_cuda)
+        if buffer is None or _layout(buffer) != _layout(tensor):
+            buffer = torch.empty_like(tensor, device="cpu", pin_memory=tensor.is_cuda)
+        if tensor.is_cuda:
+            self._gpus.add(tensor.device)
         return buffer.copy_(tensor, non_blocking=True)
+
+
+def _layout(tensor: Tensor) -> tuple[torch.Size, tuple[int, ...], torch.dtype]:
+    return tensor.shape, tensor.stride(), tensor.dtype
 
 
 def num_bytes(value: Any) -> int:

@@ -182,7 +182,11 @@ class OptimWrapper:
             gradients = state["gradients"][name]
             for parameter, index in zip(_parameters_of(optimizer), places, strict=True):
                 gradient = None if index is None else gradients[index]
-                parameter.grad = None if gradient is None else gradient.to(parameter.device)
+                parameter.grad = None if gradient is None else _laid_out_as(parameter, gradient)
+                entries = optimizer.state.get(parameter, {})
+                for key, value in entries.items():
+                    if isinstance(value, Tensor) and value.shape == parameter.shape:
+                        entries[key] = _laid_out_as(parameter, value)
             fill_momentum(optimizer)
         if state["scaler"]:
             self.scaler.load_state_dict(state["scaler"])
@@ -238,6 +242,13 @@ def checked_clip(grad_clip: Mapping[str, Any]) -> dict[str, Any]:
 
 def _momentum_of(group: dict[str, Any]) -> float:
     return float(group["betas"][0] if "betas" in group else group.get("momentum", 0.0))
+
+
+def _laid_out_as(parameter: Tensor, value: Tensor) -> Tensor:
+    """A value on a parameter's device and in its memory layout, in which fused steps read both."""
+    if value.stride() == parameter.stride():
+        return value.to(parameter.device)
+    return torch.empty_like(parameter, dtype=value.dtype, requires_grad=False).copy_(value)
 
 
 def _parameters_of(optimizer: Optimizer) -> list[Tensor]:

@@ -153,6 +153,15 @@ def test_a_copy_uses_its_memory_again_and_keeps_ties():
     assert num_bytes(state) == 6 * 4 * 2 + 2 * 8
 
 
+def test_a_copy_has_the_layout_of_what_it_was_made_of():
+    host_copy = HostCopy()
+    image = torch.arange(24.0).view(1, 2, 3, 4)
+    for layout in (torch.contiguous_format, torch.channels_last):
+        tensor = image.to(memory_format=layout)
+        copied = host_copy.copy({"a": tensor})["a"]
+        assert torch.equal(copied, image) and copied.stride() == tensor.stride()
+
+
 def test_synchronous_saving_gives_the_same_content(make_runner, tmp_path):
     for name, async_save in [("a", True), ("b", False)]:
         hook = CheckpointHook(async_save=async_save)

@@ -96,6 +96,43 @@ def test_states_and_open_gradients_come_back_and_the_configured_lr_wins():
     assert adam["step"] == 2
 
 
+@pytest.mark.parametrize("kind", ["SGD", "AdamW"])
+@pytest.mark.parametrize("saved_in", [torch.contiguous_format, torch.channels_last])
+def test_states_and_gradients_take_the_layout_of_the_weights(kind, saved_in):
+    def wrapper_in(layout):
+        torch.manual_seed(0)
+        model = nn.Conv2d(3, 4, 2).to(memory_format=layout)
+        options = {"momentum": 0.9} if kind == "SGD" else {}
+        optimizer = getattr(torch.optim, kind)(model.parameters(), lr=0.1, fused=True, **options)
+        return model, OptimWrapper(
+            {"default": optimizer}, torch.amp.GradScaler("cpu", enabled=False)
+        )
+
+    def train(model, wrapper, first, end):
+        for n in range(first, end):
+            torch.manual_seed(n)
+            wrapper.backward(model(torch.randn(2, 3, 5, 5)).square().mean())
+            if n % 2:
+                wrapper.step()
+
+    goes_on_in = {torch.contiguous_format: torch.channels_last}.get(
+        saved_in, torch.contiguous_format
+    )
+    whole, one = wrapper_in(goes_on_in)
+    train(whole, one, 0, 6)
+    (before, saved), (after, resumed) = wrapper_in(saved_in), wrapper_in(goes_on_in)
+    train(before, saved, 0, 3)
+    after.load_state_dict(before.state_dict())
+    resumed.load_state_dict(copy.deepcopy(saved.state_dict()))
+    strides = after.weight.stride()
+    assert after.weight.grad.stride() == strides
+    state = resumed.optimizer.state[after.weight]
+    assert all(v.stride() == strides for v in state.values() if v.dim())
+    train(after, resumed, 3, 6)
+    for p, q in zip(whole.parameters(), after.parameters(), strict=True):
+        torch.testing.assert_close(p, q)
+
+
 def test_the_loss_scale_comes_back():
     def fp16():
         optimizer = torch.optim.SGD([nn.Parameter(torch.ones(1))], lr=0.1)
