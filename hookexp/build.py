@@ -28,7 +28,7 @@ from hookexp.compose.instantiate import instantiate
 from hookexp.compose.secrets import masked
 from hookexp.compose.typed import words_of_a_training, words_of_an_evaluation
 from hookexp.data.prefetch import Prefetcher
-from hookexp.device import autocast, batch_placer, resolve_device
+from hookexp.device import autocast, batch_placer, make_current, resolve_device
 from hookexp.errors import ConfigError
 from hookexp.hook import Mode
 from hookexp.hook_list import HookList
@@ -77,6 +77,7 @@ def build_runner(cfg: DictConfig, work_dir: Path, splits: tuple[Mode, ...] | Non
     )
     objective = _check_metrics(settings, hooks, schedulers, task)
     device = resolve_device(settings.device, dist.local_rank())
+    make_current(device)
     set_numerics(settings)
     seed = dist.broadcast(
         random.SystemRandom().randrange(2**31) if cfg.seed is None else whole_number(cfg, "seed", 0)

@@ -19,12 +19,8 @@ def resolve_device(name: str, local_rank: int = 0) -> torch.device:
     Raises:
         ConfigError: for a name torch does not know or a device this machine does not have.
     """
-    if name == "auto":
-        if torch.cuda.is_available():
-            return torch.device("cuda", local_rank)
-        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
     try:
-        device = torch.device(name)
+        device = torch.device(_best_device() if name == "auto" else name)
     except (RuntimeError, TypeError):
         raise ConfigError(
             f"trainer.device={name}: there is no such device; use one of: auto, cpu, cuda, "
@@ -41,6 +37,21 @@ def resolve_device(name: str, local_rank: int = 0) -> torch.device:
             f"use one of: {', '.join(_usable_devices())}"
         ) from None
     return device
+
+
+def make_current(device: torch.device) -> None:
+    """Let `cuda` without a number mean the run's GPU: in user code, and where torch itself asks.
+
+    Else each rank would also take memory of the first GPU.
+    """
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+
+
+def _best_device() -> str:
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
 
 
 def _usable_devices() -> list[str]:

@@ -7,7 +7,7 @@ from collections import namedtuple
 import pytest
 import torch
 
-from hookexp.device import autocast, batch_placer, map_tensors, resolve_device
+from hookexp.device import autocast, batch_placer, make_current, map_tensors, resolve_device
 from hookexp.errors import ConfigError
 
 
@@ -15,6 +15,21 @@ from hookexp.errors import ConfigError
 def test_a_device_that_is_not_there_lists_those_that_are(name):
     with pytest.raises(ConfigError, match=rf"trainer\.device={name}\b.*use one of: auto, cpu"):
         resolve_device(name)
+
+
+def test_a_gpu_that_is_not_there_for_a_rank_is_told_in_one_line(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    message = r"trainer\.device=auto cannot be used here .*use one of: auto, cpu"
+    with pytest.raises(ConfigError, match=message):
+        resolve_device("auto", local_rank=99)
+
+
+def test_the_gpu_of_a_run_is_the_one_that_torch_takes_without_a_number(monkeypatch):
+    chosen = []
+    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+    make_current(torch.device("cpu"))
+    make_current(torch.device("cuda:1"))
+    assert chosen == [torch.device("cuda:1")]
 
 
 def test_auto_is_a_device_of_this_machine():

@@ -98,6 +98,8 @@ def _torch_state() -> Iterator[_Undo]:
     cpu = torch.get_rng_state()
     yield lambda: torch.set_rng_state(cpu)
     if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        current = torch.cuda.current_device()
+        yield lambda: torch.cuda.set_device(current)
         gpus = torch.cuda.get_rng_state_all()
         yield lambda: torch.cuda.set_rng_state_all(gpus)
     deterministic = torch.are_deterministic_algorithms_enabled()

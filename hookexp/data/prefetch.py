@@ -55,8 +55,10 @@ def _is_there(batch: Any) -> bool:
 
 
 def _pinned(tensor: Tensor) -> Tensor:
-    """Only from page-locked memory is a copy asynchronous."""
-    return tensor if tensor.is_cuda or tensor.is_pinned() else tensor.pin_memory()
+    """Only from page-locked memory, and of one piece, is a copy asynchronous."""
+    if tensor.is_cuda or tensor.is_pinned():
+        return tensor
+    return torch.empty_like(tensor, pin_memory=True).copy_(tensor)
 
 
 def _in_use_on(stream: torch.cuda.Stream, tensor: Tensor) -> Tensor:

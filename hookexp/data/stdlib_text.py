@@ -116,7 +116,8 @@ class StdlibText(Dataset[tuple[Tensor, Tensor]]):
     def _windows(self, starts: Tensor) -> tuple[Tensor, Tensor]:
         positions = starts[:, None] + torch.arange(self.block_size + 1, device=starts.device)
         windows = self.text[positions].long()
-        return windows[:, :-1], windows[:, 1:]
+        # A copy to a GPU that is not of one piece would make the host wait.
+        return windows[:, :-1].contiguous(), windows[:, 1:].contiguous()
 
     def encode(self, text: str) -> Tensor:
         """Ids, int64 (len(text),)."""

@@ -47,7 +47,8 @@ class EMAHook(Hook):
         gamma: of MomentumAnnealingEMA.
         warm_up: of ExponentialMovingAverage.
         update_buffers: average floating-point buffers too; else evaluations use the current ones.
-        device: where the averages are kept; null is the model's device.
+        device: where the averages are kept; null is the model's device. With `cpu` in a run on a
+            GPU the host waits for the weights at each update.
         strict_load: whether a resume needs the raw weights in the checkpoint.
         begin_iter: optimizer step at which averaging begins; the raw weights serve before it.
         begin_epoch: the same in epochs; only one of the two may be above 0.

@@ -6,6 +6,7 @@ python -m hookexp hooks/optimizer=graphed trainer.device=cuda data.drop_last=tru
 from __future__ import annotations
 
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -38,8 +39,9 @@ class GraphedOptimizerHook(Hook):
 
     The first iterations run as they would without a graph, on a side stream, which is the warm-up
     that a capture needs; the result is that of hooks/optimizer=default. The graph is of batches of
-    one shape: others, such as a last batch that is smaller, are run without it. The learning rate
-    is a tensor on the device, so schedules go on; other hyper-parameters are fixed by the capture.
+    the shape that was first to come often enough: others, such as a last batch that is smaller, are
+    run without it. The learning rate is a tensor on the device, so schedules go on; other
+    hyper-parameters are fixed by the capture.
     See docs.pytorch.org/docs/stable/notes/cuda.html#cuda-graphs for what a captured model and task
     may not do (make the host wait, depend on values in Python).
 
@@ -54,8 +56,8 @@ class GraphedOptimizerHook(Hook):
 
     priority = Priority.HIGH
     trains = True
-    conflicts = ("activations", "switch_recipe")
-    """The one puts PyTorch's hooks on modules, the other changes the model's loss or its data."""
+    conflicts = ("activations", "precise_bn", "switch_recipe")
+    """Each puts PyTorch's hooks on modules, runs the forward pass alone, or changes the loss."""
 
     def __init__(self, grad_clip: dict[str, Any] | None = None, warmup_iters: int = 3) -> None:
         if isinstance(warmup_iters, bool) or not isinstance(warmup_iters, int) or warmup_iters < 1:
@@ -101,22 +103,17 @@ class _GraphedStep:
         self._is_on_gpu = runner.device.type == "cuda"
         self._stream = torch.cuda.Stream(runner.device) if self._is_on_gpu else None  # type: ignore[no-untyped-call]
         self._shape: Any = None
-        self._num_seen = 0
+        self._num_seen: Counter[str] = Counter()
         self._graph: torch.cuda.CUDAGraph | None = None
         self._inputs: Any = None
         self._outputs: dict[str, Tensor] = {}
 
     def __call__(self, model: nn.Module, batch: Any) -> dict[str, Any]:
         shape = map_tensors(batch, _shape_of)
-        if self._shape is None:
-            self._shape = shape
-        if shape != self._shape:
+        if self._graph is None and self._is_warm(shape):
+            self._graph, self._shape = self._captured(model, batch), shape
+        if self._graph is None or shape != self._shape:
             return self._without_graph(model, batch)
-        if self._num_seen < self._warmup_iters or not self._is_on_gpu:
-            self._num_seen += 1
-            return self._without_graph(model, batch)
-        if self._graph is None:
-            self._graph = self._captured(model, batch)
         new: list[Tensor] = []
         map_tensors(batch, new.append)  # type: ignore[arg-type]
         held: list[Tensor] = []
@@ -126,6 +123,15 @@ class _GraphedStep:
         self._graph.replay()
         # The next replay writes to the same memory, and the message hub keeps what it is given.
         return self._noted({key: value.clone() for key, value in self._outputs.items()})
+
+    def _is_warm(self, shape: Any) -> bool:
+        """Whether the batches of a shape have been enough, this one not counted.
+
+        The first batch of a run may be the last of an epoch, and smaller than all others.
+        """
+        num_before = self._num_seen[repr(shape)]
+        self._num_seen[repr(shape)] += 1
+        return self._is_on_gpu and num_before >= self._warmup_iters
 
     def _without_graph(self, model: nn.Module, batch: Any) -> dict[str, Any]:
         if self._stream is None:

@@ -77,7 +77,8 @@ class PreciseBnHook(Hook):
         except TypeError as error:
             raise ConfigError(f"hooks.precise_bn: data.train: {error}, by training") from None
         for norm in norms:
-            norm.num_batches_tracked = torch.zeros((), dtype=torch.int64, device=runner.device)
+            # On the host, which reads the count in each forward pass.
+            norm.num_batches_tracked = torch.zeros((), dtype=torch.int64)
             norm.momentum = None  # The mean over all batches since the count was 0.
             norm.train()
         try:

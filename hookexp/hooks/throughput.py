@@ -26,6 +26,7 @@ PEAK_TFLOPS = {
     "H100": 989.0,
     "A100": 312.0,
     "L40S": 362.0,
+    "L40": 181.0,
     "L4": 121.0,
 }
 """By a part of the GPU's name: dense bf16 and fp16, from the vendor's data sheets."""

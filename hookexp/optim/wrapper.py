@@ -248,7 +248,7 @@ def _laid_out_as(parameter: Tensor, value: Tensor) -> Tensor:
     """A value on a parameter's device and in its memory layout, in which fused steps read both."""
     if value.stride() == parameter.stride():
         return value.to(parameter.device)
-    return torch.empty_like(parameter, dtype=value.dtype, requires_grad=False).copy_(value)
+    return torch.empty_like(parameter, dtype=value.dtype).copy_(value)
 
 
 def _parameters_of(optimizer: Optimizer) -> list[Tensor]:

@@ -46,6 +46,7 @@ def test_a_target_is_the_input_one_character_later() -> None:
     for split in ("train", "val"):
         data = StdlibText(split, block_size=16, max_chars=MAX_CHARS)  # type: ignore[arg-type]
         inputs, targets = data.get_batch(torch.tensor([0, 7]), torch.Generator())
+        assert inputs.is_contiguous() and targets.is_contiguous()
         assert inputs.shape == targets.shape == (2, 16)
         assert inputs.dtype == targets.dtype == torch.int64
         assert torch.equal(inputs[:, 1:], targets[:, :-1])

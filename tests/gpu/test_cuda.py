@@ -30,8 +30,8 @@ def test_prefetching_makes_the_host_wait_for_nothing():
     device = resolve_device("auto")
     batches = [torch.rand(256, 256) for _ in range(5)]
     prefetch = Prefetcher(device, batch_placer(device, channels_last=False))
-    torch.cuda.set_sync_debug_mode("error")
     try:
+        torch.cuda.set_sync_debug_mode("error")
         for batch in prefetch(iter(batches)):
             batch.mul_(2)
     finally:

@@ -9,6 +9,7 @@ from hydra import compose, initialize_config_dir
 import hookexp.app  # noqa: F401  (registers the plugins)
 from hookexp.build import build_runner
 from hookexp.compose.conf_dir import conf_dir
+from hookexp.compose.isolation import restored_process_state
 from hookexp.data.augment import random_shift
 from hookexp.data.digits import Digits
 from hookexp.data.loader import MemoryLoader
@@ -27,12 +28,14 @@ def test_a_run_on_resident_data_is_the_run_on_copied_data(tmp_path, layout):
     weights = []
     for word in ("data.device_resident=true", "data.device_resident=false"):
         common = ["trainer.device=cuda", "trainer.max_iters=30", "sinks=none", "model.dropout=0"]
+        common += ["trainer.deterministic=true"]
         with initialize_config_dir(str(conf_dir()), version_base="1.3"):
             cfg = compose("config", overrides=[*common, word, layout, "hooks=-checkpoint"])
         folder = tmp_path / word
         folder.mkdir()
-        runner = build_runner(cfg, folder)
-        runner.run("train")
+        with restored_process_state():
+            runner = build_runner(cfg, folder)
+            runner.run("train")
         weights.append(runner.model.state_dict())
     for key, value in weights[0].items():
         torch.testing.assert_close(value, weights[1][key], rtol=1e-3, atol=1e-4, msg=key)
@@ -45,8 +48,8 @@ def test_making_batches_makes_the_host_wait_for_nothing():
     loader = MemoryLoader(data, sampler, device, random_shift)
     prefetch = Prefetcher(device, batch_placer(device, channels_last=True))
     list(loader)
-    torch.cuda.set_sync_debug_mode("error")
     try:
+        torch.cuda.set_sync_debug_mode("error")
         batches = list(prefetch(loader.iterate(0)))
     finally:
         torch.cuda.set_sync_debug_mode("default")

@@ -10,11 +10,13 @@ from fakes import Recorder, TinyModel, TinyTask
 
 from hookexp.errors import ConfigError
 from hookexp.hook import Hook
+from hookexp.hook_list import HookList
 from hookexp.hooks import graphed
 from hookexp.hooks.grad_norm import GradNormHook
 from hookexp.hooks.graphed import GraphedOptimizerHook
 from hookexp.hooks.optimizer import OptimizerHook
 from hookexp.hooks.param_scheduler import ParamSchedulerHook
+from hookexp.hooks.precise_bn import PreciseBnHook
 from hookexp.optim.param_schedulers import ConstantParamScheduler, LinearParamScheduler
 from hookexp.optim.wrapper import OptimWrapper
 
@@ -97,6 +99,47 @@ def test_numbers_of_python_among_the_outputs_are_refused(make_runner, monkeypatc
     runner.device = torch.device("cpu")
     with pytest.raises(ConfigError, match=r"train_step returned 'half' of type float"):
         runner.run("train")
+
+
+class Replay:
+    """In the place of a graph: the step itself, on the buffers that were captured."""
+
+    def __init__(self, step, model):
+        self.step, self.model, self.size, self.num_replays = step, model, len(step._inputs[0]), 0
+
+    def replay(self):
+        self.num_replays += 1
+        self.step._outputs = self.step._step(self.model, self.step._inputs)
+
+
+@pytest.mark.parametrize("sizes", [[2, 4, 4, 4, 4, 4, 2, 4], [4, 4, 2, 4, 4, 2, 4, 4]])
+def test_the_graph_is_of_the_shape_that_comes_most(make_runner, monkeypatch, sizes):
+    graphs = []
+
+    def captured(step, model, batch):
+        step._inputs = tuple(part.clone() for part in batch)
+        graphs.append(Replay(step, model))
+        return graphs[-1]
+
+    monkeypatch.setattr(graphed._GraphedStep, "_captured", captured)
+    model = TinyModel()
+    runners = [make_runner({}, model=copy.deepcopy(model), max_epochs=1) for _ in range(2)]
+    steps = [graphed._GraphedStep(r, r.task.train_step, GraphedOptimizerHook()) for r in runners]
+    steps[0]._is_on_gpu = True
+    for size in sizes:
+        batch = torch.randn(size, 4), torch.randn(size, 1)
+        one, two = (step(r.model, batch) for step, r in zip(steps, runners, strict=True))
+        assert torch.equal(one["loss"], two["loss"])
+    (graph,) = graphs
+    assert (graph.size, graph.num_replays) == (4, sizes.count(4) - 3)
+
+
+def test_a_pass_for_statistics_alone_is_refused():
+    hooks = HookList()
+    hooks.register(GraphedOptimizerHook(), "optimizer")
+    hooks.register(PreciseBnHook(), "precise_bn")
+    with pytest.raises(ConfigError, match=r"cannot be in one run with hooks\.precise_bn"):
+        hooks.check_contracts()
 
 
 @pytest.mark.parametrize("value", [0, 1.5, True])

@@ -207,6 +207,8 @@ def test_a_batch_without_tensors_is_passed_over(make_runner, clock):
         ("NVIDIA H100 80GB HBM3", "bf16", 989.0),
         ("NVIDIA H100 PCIe", "fp16", 756.0),
         ("NVIDIA L40S", "bf16", 362.0),
+        ("NVIDIA L40", "bf16", 181.0),
+        ("NVIDIA L4", "fp16", 121.0),
         ("NVIDIA H200", "fp32", None),
         ("Somebody's GPU", "bf16", None),
     ],
