@@ -278,3 +278,10 @@ def test_a_typed_target_drops_the_keys_of_the_one_before():
     cfg = config(*words)
     drop_keys_of_the_old_target(cfg, words)
     assert set(cfg.model) == {"_target_", "width"}
+
+
+def test_the_device_of_a_run_is_made_torchs_current_one(tmp_path, monkeypatch):
+    made = []
+    monkeypatch.setattr("hookexp.build.make_current", made.append)
+    build_runner(tiny(), tmp_path)
+    assert made == [torch.device("cpu")]
