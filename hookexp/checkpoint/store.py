@@ -15,9 +15,12 @@ from __future__ import annotations
 
 import hashlib
 import io
+import logging
 import os
 import pickle
 import re
+import zipfile
+import zlib
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -29,6 +32,7 @@ import torch
 
 from hookexp.errors import ConfigError
 
+logger = logging.getLogger("hookexp")
 POINTER = "last_checkpoint"
 _SIZE_OF_BLOCK = 1 << 20
 _WORTH_A_THREAD = 1 << 18
@@ -36,6 +40,7 @@ _WORTH_A_THREAD = 1 << 18
 _UNFINISHED = ".tmp"
 _OBSOLETE = ".obsolete"
 _NOT_TO_CONTINUE = ("best_", "exception_")
+_SUFFIX = ".pth"
 
 
 @dataclass(frozen=True)
@@ -104,6 +109,8 @@ class CheckpointStore:
             ConfigError: if there are checkpoints and none is whole.
         """
         newest, kept = self._read_pointer()
+        if not kept:
+            return self._furthest_unlisted()
         names = [k.name for k in reversed(kept)]
         resumable = [newest] if newest in names else []
         resumable += [n for n in names if n != newest and not n.startswith(_NOT_TO_CONTINUE)]
@@ -111,11 +118,37 @@ class CheckpointStore:
             if self.is_whole(name):
                 return self.folder / name
         if resumable:
-            raise ConfigError(
-                f"no checkpoint in {self.folder} is whole (checked: {', '.join(resumable)}); "
-                "choose another with resume=PATH, or start anew in another folder"
-            )
+            raise self._none_is_whole(resumable)
         return None
+
+    def _furthest_unlisted(self) -> Path | None:
+        """Where the list is lost, as when only the checkpoints were copied: the one furthest on.
+
+        It is verified by the checksums that are in the file itself, weaker than those of the list.
+        """
+        if not self.folder.is_dir():
+            return None
+        files = [p for p in sorted(self.folder.iterdir()) if p.is_file() and _is_checkpoint(p)]
+        iterations = [(_iteration_in(path), path) for path in files]
+        candidates = sorted(((i, path) for i, path in iterations if i is not None), reverse=True)
+        for iteration, path in candidates:
+            if iteration >= 0 and _is_whole_archive(path):
+                logger.warning(
+                    "%s lists no checkpoint; %s is the furthest one beside it that is whole by its "
+                    "own checksums, and is taken",
+                    self.folder / POINTER,
+                    path.name,
+                )
+                return path
+        if candidates:
+            raise self._none_is_whole([path.name for _, path in candidates])
+        return None
+
+    def _none_is_whole(self, names: list[str]) -> ConfigError:
+        return ConfigError(
+            f"no checkpoint in {self.folder} is whole (checked: {', '.join(names)}); "
+            "choose another with resume=PATH, or start anew in another folder"
+        )
 
     def is_whole(self, name: str) -> bool:
         """Whether a listed file has the size and checksum that it was written with."""
@@ -186,19 +219,45 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     return checkpoint
 
 
-def read_file(path: Path, trusted: bool = False, way_out: str = "") -> Any:
+def _is_checkpoint(path: Path) -> bool:
+    """Whether a file's name says that a run continues from it."""
+    hidden_or_other = (".", *_NOT_TO_CONTINUE)
+    return path.suffix == _SUFFIX and not path.name.startswith(hidden_or_other)
+
+
+def _iteration_in(path: Path) -> int | None:
+    """How far the run of a checkpoint was; None for weights alone, -1 for what cannot be read."""
+    try:
+        checkpoint = read_file(path, mmap=True)
+    except ConfigError:
+        return -1
+    loop = checkpoint.get("loop") if isinstance(checkpoint, dict) else None
+    return int(loop["iter"]) if isinstance(loop, dict) and "iter" in loop else None
+
+
+def _is_whole_archive(path: Path) -> bool:
+    """Whether each part of a file has the checksum that the archive's directory has of it."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return archive.testzip() is None
+    except (zipfile.BadZipFile, OSError, zlib.error):
+        return False
+
+
+def read_file(path: Path, trusted: bool = False, way_out: str = "", mmap: bool = False) -> Any:
     """What `torch.save` wrote, on the CPU.
 
     Args:
         trusted: whether code in the file may run, since the user knows where it comes from.
         way_out: what a user can do about a file that needs it, for the message.
+        mmap: leave the tensors on the disk until somebody looks at them.
 
     Raises:
         ConfigError: if it cannot be read, or needs to run code and is not trusted.
     """
     try:
         # Said explicitly: TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD would turn over torch's default.
-        return torch.load(path, map_location="cpu", weights_only=not trusted)
+        return torch.load(path, map_location="cpu", weights_only=not trusted, mmap=mmap)
     except FileNotFoundError:
         raise ConfigError(f"checkpoint {path}: there is no such file") from None
     except IsADirectoryError:

@@ -142,6 +142,41 @@ class Evil:
         return os.system, (f"touch {self.trace}",)
 
 
+def lose(folder):
+    """Ways in which the list of a folder goes: only files were copied, the power went, ..."""
+    pointer = folder / "last_checkpoint"
+    yield from (pointer.unlink, lambda: pointer.write_bytes(b""), lambda: pointer.write_text("x\n"))
+
+
+@pytest.mark.parametrize("way", range(3))
+def test_a_lost_list_does_not_lose_the_checkpoints(tmp_path, way, caplog):
+    store = CheckpointStore(tmp_path)
+    for n in (2, 10, 9):
+        store.save({"loop": {"iter": n}, "weights": torch.ones(100)}, f"iter_{n}.pth")
+    store.save({"loop": {"iter": 11}}, "best_acc_iter_11.pth", points_last=False)
+    store.save({"state_dict": {"w": torch.ones(3)}}, "published.pth", points_last=False)
+    store.save({"loop": {"iter": 12}}, "exception_iter_12.pth", points_last=False)
+    list(lose(tmp_path))[way]()
+    assert CheckpointStore(tmp_path).newest() == tmp_path / "iter_10.pth"
+    assert "lists no checkpoint; iter_10.pth is the furthest one" in caplog.text
+    content = bytearray((tmp_path / "iter_10.pth").read_bytes())
+    content[content.index(torch.ones(100).numpy().tobytes()) + 7] ^= 1
+    (tmp_path / "iter_10.pth").write_bytes(content)
+    assert CheckpointStore(tmp_path).newest() == tmp_path / "iter_9.pth"
+    for n in (2, 9):
+        os.truncate(tmp_path / f"iter_{n}.pth", 0 if n == 2 else 300)
+    with pytest.raises(ConfigError, match=r"is whole \(checked: iter_10\.pth, iter_9\.pth, iter_2"):
+        CheckpointStore(tmp_path).newest()
+
+
+def test_weights_alone_are_no_checkpoint_to_continue_from(tmp_path):
+    assert CheckpointStore(tmp_path / "none").newest() is None
+    CheckpointStore(tmp_path).save_by_checksum({"state_dict": {}}, "net")
+    torch.save([1, 2], tmp_path / "list.pth")
+    (tmp_path / "notes.txt").write_text("")
+    assert CheckpointStore(tmp_path).newest() is None
+
+
 def test_a_hostile_file_runs_nothing(tmp_path):
     path, trace = tmp_path / "evil.pth", tmp_path / "it_ran"
     torch.save({"state_dict": {}, "meta": [Evil(trace)]}, path)
