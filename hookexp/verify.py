@@ -51,6 +51,7 @@ def verify_resume(cfg: DictConfig, work_dir: Path) -> None:
 
     Raises:
         ConfigError: if the two runs differ; it names where they do first, and why that may be.
+        SystemExit: with the code of a signal that came.
     """
     iters = int(cfg.trainer.verify_iters)
     if iters < 1:
@@ -109,7 +110,9 @@ def _train(cfg: DictConfig, folder: Path, iters: int, resume: Path | None) -> di
     cfg.sinks = {"jsonl": {"_target_": "hookexp.sinks.jsonl.JsonlSink"}}
     runner = build_runner(cfg, folder)
     runner.hooks.register(_SaveAndStop(iters), "verify_resume")
-    runner.run("train")
+    summary = runner.run("train")
+    if summary.exit_code:
+        raise SystemExit(summary.exit_code)
     state = collect(runner, SaveRequest(_FILE))
     for of_clock_or_disk in ("meta", "message_hub"):
         del state[of_clock_or_disk]

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import signal
+
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
@@ -58,6 +61,24 @@ def test_a_sound_run_is_verified(tmp_path, caplog):
     with caplog.at_level("INFO"):
         verify(tmp_path, "+hooks/ema=default", "hooks/optimizer=accumulate", "data.num_workers=0")
     assert "bit for bit" in caplog.text
+
+
+class Signal(Hook):
+    def __init__(self, at):
+        self.at = tuple(at)
+
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+        if (runner.resumed, runner.iter + 1) == self.at:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+@pytest.mark.parametrize("at", ["[false, 2]", "[false, 6]", "[true, 6]"])
+def test_a_signal_ends_it_without_a_verdict(tmp_path, at, caplog):
+    target = "+hooks.signal._target_=test_verify.Signal"
+    with pytest.raises(SystemExit) as left:
+        verify(tmp_path, target, f"+hooks.signal.at={at}")
+    assert left.value.code == 143
+    assert "verified" not in caplog.text
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
