@@ -88,6 +88,7 @@ class LrFinderHook(Hook):
         self._unread: list[Tensor] = []
         self._before: tuple[dict[str, Any], dict[str, Any]] | None = None
         self._ratios: list[float] = []
+        self._has_ended = False
 
     def before_train(self, runner: Runner) -> None:
         if runner.max_iters is not None and runner.max_iters < self.num_iters:
@@ -123,12 +124,21 @@ class LrFinderHook(Hook):
         if is_last or len(self._lrs) % self.interval == 0:
             self._read()
             if is_last or self._end_of_curve() < len(self._losses):
+                self._has_ended = True
                 runner.state.stop("lr_finder: the search has ended", urgent=True)
 
     def after_train(self, runner: Runner) -> None:
         self._read()
         self._restore(runner)
         if runner.rank != 0 or not self._losses:
+            return
+        if not self._has_ended:
+            runner.logger.warning(
+                "lr_finder: the search was stopped after %d of %d iterations, so there is nothing "
+                "to suggest",
+                len(self._losses),
+                self.num_iters,
+            )
             return
         end = self._end_of_curve()
         lrs, losses = self._lrs[:end], self._losses[:end]

@@ -80,6 +80,21 @@ def test_a_search_that_diverges_ends_early_and_the_curve_ends_there(make_runner)
     assert all(a <= 4 * min(averages[: i + 1]) for i, a in enumerate(averages[: len(inside)]))
 
 
+def test_a_search_that_was_interrupted_suggests_nothing(make_runner, tmp_path, caplog):
+    class Interrupt(Hook):
+        def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+            if runner.iter == 14:
+                runner.state.stop("Ctrl-C", urgent=True)
+
+    finder = LrFinderHook(num_iters=30, end_lr=0.1)
+    hooks = {"lr_finder": finder, "interrupt": Interrupt()}
+    runner = make_runner(hooks, max_iters=30, val_size=0, work_dir=tmp_path)
+    runner.run("train")
+    assert finder.suggestion is None and not list(tmp_path.glob("lr_finder.*"))
+    assert runner.message_hub.get_info("suggestions") is None
+    assert "stopped after 15 of 30 iterations, so there is nothing to suggest" in caplog.text
+
+
 def test_weights_buffers_optimizer_and_rate_are_as_before(make_runner):
     runner = make_runner({"lr_finder": LrFinderHook(num_iters=20)}, max_iters=50, lr=0.3)
     for parameter in runner.model.parameters():
