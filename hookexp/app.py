@@ -125,14 +125,14 @@ def _build_and_run(cfg: DictConfig, work_dir: Path) -> Summary | None:
         resume_collector()
         summary = runner.run(cfg.mode)
     elif dist.rank() == 0:
-        _tell_finished(summary, work_dir)
+        _tell_finished(summary, work_dir, words_of_an_evaluation(cfg))
     return summary
 
 
-def _tell_finished(summary: Summary, work_dir: Path) -> None:
+def _tell_finished(summary: Summary, work_dir: Path, words_of_an_evaluation: str) -> None:
     logger = logging.getLogger("hookexp")
     logger.info("this run is over; a larger trainer.max_epochs or max_iters would continue it")
-    for line in summary.describe(work_dir, words_of_an_evaluation()):
+    for line in summary.describe(work_dir, words_of_an_evaluation):
         logger.info(line)
 
 

@@ -118,7 +118,7 @@ def build_runner(cfg: DictConfig, work_dir: Path, splits: tuple[Mode, ...] | Non
         start=start,
         cfg=masked(plain(cfg)),
         words_of_a_training=words_of_a_training(),
-        words_of_an_evaluation=words_of_an_evaluation(),
+        words_of_an_evaluation=words_of_an_evaluation(cfg),
     )
     return Runner(parts)
 

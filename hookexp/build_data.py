@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 from typing import Any
 
@@ -12,6 +13,7 @@ from torch.utils.data import DataLoader, IterableDataset
 from hookexp import dist
 from hookexp.compose.checks import whole_number
 from hookexp.compose.instantiate import instantiate
+from hookexp.compose.wording import listed, nearest
 from hookexp.data.loader import (
     BatchTransform,
     InMemory,
@@ -30,6 +32,11 @@ from hookexp.settings import TrainerSettings
 _DATA_SOURCES = ("train", "val", "test")
 _SAMPLER_OPTIONS = ("batch_size", "eval_batch_size", "shuffle", "drop_last")
 _MEMORY_OPTIONS = ("device_resident", "transform")
+_SET_HERE = (
+    *("dataset", "batch_size", "shuffle", "drop_last", "sampler", "batch_sampler"),
+    *("generator", "worker_init_fn"),
+)
+"""Arguments of torch's DataLoader that are not a config's to set, or that a sampler of ours has."""
 
 
 def build_loader(
@@ -44,7 +51,7 @@ def build_loader(
     source = instantiate(data[split], path)
     training = split == "train"
     endless = training and not settings.by_epoch
-    options = {k: v for k, v in plain(data, resolve=True).items() if k not in _DATA_SOURCES}
+    options = _loader_options(data)
     batch_size = options["batch_size"]
     if not training and options.get("eval_batch_size") is not None:
         batch_size = options["eval_batch_size"]
@@ -80,6 +87,21 @@ def build_loader(
             return MemoryLoader(source, sampler, transform=transform)
         return MemoryLoader(_moved(source, device, path), sampler, device, transform)
     return WorkerLoader(source, sampler, **worker_options)
+
+
+def _loader_options(data: DictConfig) -> dict[str, Any]:
+    """The settings of loaders. A key that is none is for the config itself: it is referred to."""
+    of_torch = [n for n in inspect.signature(DataLoader).parameters if n not in _SET_HERE]
+    known = (*_SAMPLER_OPTIONS, *_MEMORY_OPTIONS, *of_torch)
+    options = {k: v for k, v in plain(data, resolve=True).items() if k not in _DATA_SOURCES}
+    for key in [k for k in options if k not in known]:
+        if f".{key}}}" not in OmegaConf.to_yaml(data._get_root()):
+            raise ConfigError(
+                f"data.{key}: no such setting of a loader{nearest(key, known)}; "
+                f"there are: {listed(known)}"
+            )
+        del options[key]
+    return options
 
 
 def _moved(source: InMemory, device: torch.device, path: str) -> InMemory:

@@ -42,6 +42,11 @@ def build_optim_wrapper(
         OmegaConf.set_struct(options, False)
         groups = options.pop("param_groups", None)
         if groups is not None:
+            if not isinstance(groups, DictConfig):
+                raise ConfigError(
+                    f"{path}.param_groups={groups}: use null, or a mapping of no_decay, "
+                    "layer_decay and rules"
+                )
             chosen = _grouped(model, chosen, groups, options, path)
         optimizers[name] = instantiate(options, path)(chosen)
         _refuse_infinities(optimizers[name], path)

@@ -66,6 +66,12 @@ class HookList(Hook):
         """
         for entry in self.entries:
             _refuse_near_misses(entry, (*MOUNT_POINTS, *self._opened))
+            if not entry.stages and not isinstance(entry.hook, Hook):
+                raise ConfigError(
+                    f"hooks.{entry.name}: {type(entry.hook).__name__} has no method that is called "
+                    "like a mount point, so it is no hook; mount points: "
+                    f"{', '.join(MOUNT_POINTS)}"
+                )
 
     def check_contracts(self) -> None:
         """Refuse hooks that do not go together; called once all are in."""

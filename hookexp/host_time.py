@@ -120,6 +120,7 @@ class HostTime:
     @contextmanager
     def whole_loop(self) -> Iterator[None]:
         """The time that shares are parts of: all of a training, or of an evaluation."""
+        self._always.clear()  # What hooks did before is no part of it.
         began = perf_counter()
         yield
         self._seconds = perf_counter() - began

@@ -73,6 +73,8 @@ def _is_inherited_no_op(hook: Any, method: str) -> bool:
     Base classes are told by their answering `get_triggered_stages` themselves: what such a class
     defines is an empty body or a fan-in.
     """
+    if method in getattr(hook, "__dict__", ()):
+        return False
     for cls in type(hook).__mro__:
         if method in vars(cls):
             return "get_triggered_stages" in vars(cls)

@@ -58,5 +58,5 @@ class Parts:
     cfg: Mapping[str, Any] = field(default_factory=dict)
     words_of_a_training: str = ""
     """What to type for the same run in `mode=train`."""
-    words_of_an_evaluation: str = ""
-    """What to type beside `mode=test load_from=...` for the same model and data."""
+    words_of_an_evaluation: str = "mode=test"
+    """What to type beside `load_from=...` for the same model and data; empty if there is none."""

@@ -141,7 +141,7 @@ class StopSignals:
             return
         name = signal.Signals(number).name
         if name == "SIGINT" and self._state.exit_code == _EXIT_CODES["SIGINT"]:
-            os.write(2, b"\nhookexp: left at once; the last checkpoint is whole\n")
+            os.write(2, b"\nhookexp: left at once; what was saved is whole\n")
             os._exit(_EXIT_CODES["SIGINT"])
         self._state.exit_code = _EXIT_CODES[name]
         self._state.stop("Ctrl-C" if name == "SIGINT" else name, urgent=True)

@@ -112,12 +112,13 @@ class Summary:
         return self.objective.value
 
     def describe(
-        self, folder: Path, words_of_an_evaluation: str = "", words_of_a_training: str = ""
+        self, folder: Path, words_of_an_evaluation: str = "mode=test", words_of_a_training: str = ""
     ) -> list[str]:
         """What a user reads at the end of a run, and may want to type next.
 
         Args:
-            words_of_an_evaluation: what it needs on the command line for the same model and data.
+            words_of_an_evaluation: what one of the same model needs on the command line; empty if
+                there is no data for it.
             words_of_a_training: what the same run needs.
         """
         shown = os.path.relpath(folder)
@@ -132,11 +133,11 @@ class Summary:
         if host_time := self.host_time.describe():
             lines.append(host_time)
         lines.append(f"folder {shown}")
-        if (folder / POINTER).exists():
+        if words_of_an_evaluation and (folder / POINTER).exists():
             kept = self._best_checkpoint(folder)
             weights = shown if kept is None else os.path.relpath(kept)
-            command = f"{words_of_an_evaluation} mode=test load_from={weights}"
-            lines.append(f"test it: python -m hookexp {command.strip()}")
+            source = shlex.quote(f"load_from={weights}")
+            lines.append(f"test it: python -m hookexp {words_of_an_evaluation} {source}")
         if self.suggestions:
             found = " ".join(f"{key}={value:g}" for key, value in self.suggestions.items())
             typed = shlex.split(words_of_a_training)
@@ -144,7 +145,7 @@ class Summary:
             command = f"{others} {found}"
             lines.append(f"train it: python -m hookexp {command.strip()}")
         if any(folder.glob("*tfevents*")):
-            lines.append(f"curves:  tensorboard --logdir {shown}")
+            lines.append(f"curves:  tensorboard --logdir {shlex.quote(shown)}")
         return lines
 
     def _best_checkpoint(self, folder: Path) -> Path | None:

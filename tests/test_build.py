@@ -14,7 +14,7 @@ import hookexp.app  # noqa: F401  (registers the plugins)
 from hookexp.build import build_hooks, build_runner
 from hookexp.compose.conf_dir import conf_dir
 from hookexp.compose.isolation import restored_process_state
-from hookexp.compose.typed import drop_keys_of_the_old_target
+from hookexp.compose.typed import drop_keys_of_the_old_target, words_of_an_evaluation
 from hookexp.data.loader import BatchStream, MemoryLoader, WorkerLoader
 from hookexp.errors import ConfigError
 from hookexp.hook import Hook
@@ -285,3 +285,15 @@ def test_the_device_of_a_run_is_made_torchs_current_one(tmp_path, monkeypatch):
     monkeypatch.setattr("hookexp.build.make_current", made.append)
     build_runner(tiny(), tmp_path)
     assert made == [torch.device("cpu")]
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ([], "mode=test"),
+        (["data.test=null"], "mode=val"),
+        (["data.test=null", "data.val=null"], ""),
+    ],
+)
+def test_what_can_be_evaluated_is_offered_at_the_end(words, expected):
+    assert words_of_an_evaluation(config(*words)) == expected

@@ -292,6 +292,19 @@ def test_an_exception_in_a_worker_keeps_its_type_and_gains_a_note(make_runner):
     assert "loop" in load_checkpoint(runner.work_dir / "exception_iter_15.pth")
 
 
+def test_a_state_that_cannot_be_taken_names_its_hook(make_runner):
+    class Stateful(Hook):
+        def state_dict(self):
+            raise KeyError("x")
+
+        def load_state_dict(self, state):
+            pass
+
+    with pytest.raises(KeyError) as caught:
+        make_runner({**parts(), "mine": Stateful()}, max_epochs=1).run("train")
+    assert "in hook 'mine' (Stateful) at state_dict" in caught.value.__notes__
+
+
 def test_an_operation_that_is_not_deterministic_says_what_forbids_it(make_runner):
     class Put(TinyTask):
         def train_step(self, model, batch):

@@ -244,6 +244,18 @@ def test_what_is_refused(make, message):
         hooks.check_method_names()
 
 
+def test_a_method_may_be_given_to_the_object():
+    class Made(Hook):
+        def __init__(self, seen):
+            self.after_train = lambda runner: seen.append(runner)
+
+    hooks, seen = HookList(), []
+    hooks.register(Made(seen), "made")
+    hooks.check_method_names()
+    hooks.after_train("the runner")
+    assert seen == ["the runner"]
+
+
 def test_helpers_of_a_hook_are_no_mistakes():
     class Fine(Hook):
         def state_dict(self):

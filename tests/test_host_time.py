@@ -29,11 +29,14 @@ def clock(monkeypatch):
 
 
 class Taking(Hook):
-    """Takes some seconds in each training iteration, and at the end of training."""
+    """Takes some seconds in each training iteration, at the end of training and around the run."""
 
-    def __init__(self, clock, per_iter=0.0, at_end=0.0, fires=None, trains=False):
+    def __init__(self, clock, per_iter=0.0, at_end=0.0, around=0.0, fires=None, trains=False):
         self.clock, self.per_iter, self.at_end, self.fires = clock, per_iter, at_end, fires
-        self.trains = trains
+        self.around, self.trains = around, trains
+
+    def before_run(self, runner):
+        self.clock.seconds += self.around
 
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
         if self.fires:
@@ -42,6 +45,9 @@ class Taking(Hook):
 
     def after_train(self, runner):
         self.clock.seconds += self.at_end
+
+    def after_run(self, runner):
+        self.clock.seconds += self.around
 
 
 class Inner(Hook):
@@ -104,7 +110,7 @@ def test_shares_of_data_hooks_and_training_add_up_to_the_whole(make_runner, cloc
         "step": step,
         "inner": Inner(clock),
         "slow": Taking(clock, per_iter=3.0),
-        "at_end": Taking(clock, at_end=1000.0),
+        "at_end": Taking(clock, at_end=1000.0, around=5000.0),
     }
     data = SlowData(clock, 2000)
     runner = make_runner(

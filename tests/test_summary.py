@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shlex
 
 import pytest
 
@@ -96,8 +97,24 @@ def test_a_metric_that_is_no_number_is_told(tmp_path):
 
 def test_the_command_to_test_it_names_what_the_run_was_made_of(tmp_path):
     (tmp_path / "last_checkpoint").write_text("")
-    lines = summary().describe(tmp_path, "--config-dir mine model=net")
-    assert any("hookexp --config-dir mine model=net mode=test load_from=" in n for n in lines)
+    lines = summary().describe(tmp_path, "--config-dir mine model=net mode=val")
+    assert any("hookexp --config-dir mine model=net mode=val load_from=" in n for n in lines)
+
+
+def test_a_command_to_paste_is_quoted(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "my run"
+    folder.mkdir()
+    for name in ("last_checkpoint", "events.out.tfevents.1"):
+        (folder / name).write_text("")
+    test_it, curves = summary().describe(folder)[-2:]
+    assert shlex.split(test_it)[-1] == "load_from=my run"
+    assert shlex.split(curves)[-1] == "my run"
+
+
+def test_there_is_no_command_where_there_is_no_data_for_it(tmp_path):
+    (tmp_path / "last_checkpoint").write_text("")
+    assert not any("hookexp" in line for line in summary().describe(tmp_path, ""))
 
 
 def test_a_run_without_a_number_returns_none():

@@ -52,6 +52,8 @@ def check_ignored_names(names: Iterable[str]) -> tuple[str, ...]:
     Raises:
         ConfigError: for one that can be none.
     """
+    if isinstance(names, str):
+        raise ConfigError(f"resume_ignore={names}: use a list, 'resume_ignore=[{names}]'")
     names = tuple(names)
     for name in names:
         if name not in _SINGLE and not str(name).startswith(_GROUPS):

@@ -31,9 +31,10 @@ from hookexp.checkpoint.plain import ensure_plain
 from hookexp.data.sampler import BatchSampler
 from hookexp.data.stream import BatchStream
 from hookexp.device import map_tensors
-from hookexp.errors import ConfigError
+from hookexp.errors import ConfigError, add_note
 
 if TYPE_CHECKING:
+    from hookexp.listeners import HookEntry
     from hookexp.runner import Runner
     from hookexp.state import SaveRequest
 
@@ -61,7 +62,7 @@ def collect(runner: Runner, request: SaveRequest) -> dict[str, Any]:
         "sampler": sampler_of(runner),
         "objective": None if runner.objective is None else asdict(runner.objective),
         "hooks": {
-            entry.name: entry.hook.state_dict()
+            entry.name: _state_of(entry)
             for entry in runner.hooks.entries
             if hasattr(entry.hook, "state_dict")
         },
@@ -75,6 +76,14 @@ def collect(runner: Runner, request: SaveRequest) -> dict[str, Any]:
     if request.with_param_schedulers:
         checkpoint["param_schedulers"] = runner.param_schedulers.state_dict()
     return checkpoint
+
+
+def _state_of(entry: HookEntry) -> Any:
+    try:
+        return entry.hook.state_dict()
+    except Exception as error:
+        add_note(error, f"in hook '{entry.name}' ({type(entry.hook).__name__}) at state_dict")
+        raise
 
 
 def _optimizer_state(runner: Runner) -> dict[str, Any]:
@@ -116,7 +125,7 @@ def refuse_states_that_cannot_be_saved(runner: Runner) -> None:
     """Look at the hooks' states before the first batch, not when a save is due hours later."""
     for entry in runner.hooks.entries:
         if hasattr(entry.hook, "state_dict"):
-            ensure_plain(entry.hook.state_dict(), f"hooks.{entry.name}")
+            ensure_plain(_state_of(entry), f"hooks.{entry.name}")
             if not hasattr(entry.hook, "load_state_dict"):
                 raise ConfigError(
                     f"hooks.{entry.name}: {type(entry.hook).__name__} has a state_dict and no "

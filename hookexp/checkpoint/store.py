@@ -41,6 +41,8 @@ _UNFINISHED = ".tmp"
 _OBSOLETE = ".obsolete"
 _NOT_TO_CONTINUE = ("best_", "exception_")
 _SUFFIX = ".pth"
+_ARCHIVE = b"PK\x03\x04"
+"""The first bytes of what torch.save writes; before torch 1.6 it wrote pickles."""
 
 
 @dataclass(frozen=True)
@@ -256,6 +258,13 @@ def read_file(path: Path, trusted: bool = False, way_out: str = "", mmap: bool =
         ConfigError: if it cannot be read, or needs to run code and is not trusted.
     """
     try:
+        with path.open("rb") as file:
+            begin = file.read(len(_ARCHIVE))
+        if begin and begin != _ARCHIVE and not begin.startswith(pickle.PROTO):
+            raise ConfigError(
+                f"checkpoint {path}: cannot be read (it does not begin as what torch.save writes); "
+                "it is torn or no checkpoint"
+            )
         # Said explicitly: TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD would turn over torch's default.
         return torch.load(path, map_location="cpu", weights_only=not trusted, mmap=mmap)
     except FileNotFoundError:
@@ -267,6 +276,8 @@ def read_file(path: Path, trusted: bool = False, way_out: str = "", mmap: bool =
             f"checkpoint {path}: holds more than tensors and plain types and is not loaded, "
             f"since that could run code ({_what_torch_refused(error)}){way_out}"
         ) from error
+    except ConfigError:
+        raise
     except Exception as error:  # What is no checkpoint fails in torch in many ways.
         why = f"{type(error).__name__}); it is torn or no checkpoint"
         if trusted and isinstance(error, (ImportError, AttributeError)):

@@ -46,6 +46,9 @@ def check_config(cfg: DictConfig, words: Sequence[str], choices: Mapping[str, An
     if isinstance(cfg.data, DictConfig):
         whole_number(cfg.data, "batch_size", 1, "data.")
         whole_number(cfg.data, "num_workers", 0, "data.")
+        for split in ("train", "val", "test"):
+            if cfg.data.get(split) is not None:
+                require_target(cfg.data[split], f"data.{split}")
     for name in ("model", "task"):
         require_target(cfg[name], name)
     for group in (*SETS, "param_scheduler"):
@@ -126,6 +129,12 @@ def nodes_of(cfg: DictConfig, group: str) -> list[tuple[str, DictConfig]]:
 def require_target(node: Any, path: str, or_else: str = "") -> None:
     """Refuse a node of which nothing can be made."""
     if isinstance(node, DictConfig) and "_target_" in node:
+        target: Any = node["_target_"]
+        if isinstance(target, (int, float, type(None))):
+            raise ConfigError(
+                f"{path}._target_={'null' if target is None else target}: has to name a class or a "
+                "function, such as my_module.MyClass"
+            )
         return
     keys = [str(key) for key in node] if isinstance(node, DictConfig) else []
     wrong = next((key for key in ("target", "_target", "target_") if key in keys), None)
@@ -195,8 +204,8 @@ def _check_numbers(cfg: DictConfig, words: Sequence[str], choices: Mapping[str, 
         if not re.fullmatch(r"\w+(\.\w+)+", path) or path.startswith("trainer."):
             continue
         value = OmegaConf.select(cfg, path)
-        if isinstance(value, (int, float, type(None))) and not isinstance(value, bool):
-            continue
+        if not isinstance(value, (str, bool)):
+            continue  # Some numbers may be lists; what takes them says which.
         line = line_of(path, choices)
         if line is not None and line.is_ours and line.is_number:
             comment = f" ({line.comment})" if line.comment else ""

@@ -176,6 +176,7 @@ def _no_such_key(case: Case) -> str:
     label = f"{path}.{wrong}" if path else wrong
     owner = path or "the config"
     hint = f"; to hand a new one to the target write +{label}=" if "_target_" in parent else ""
+    hint = f"; another setting of the loader is added by +{label}=" if path == "data" else hint
     near = nearest(wrong, there_are)
     return f"{label}: {owner} has no {wrong!r}; it has: {listed(there_are)}{near}{hint}"
 

@@ -36,9 +36,16 @@ def drop_keys_of_the_old_target(cfg: DictConfig, words: Sequence[str]) -> None:
                     del node[key]
 
 
-def words_of_an_evaluation() -> str:
-    """What has to be typed beside `mode=test load_from=...` for the same model and data."""
-    return _typed(lambda key: re.split(r"[./@]", key)[0] in _OF_AN_EVALUATION)
+def words_of_an_evaluation(cfg: DictConfig) -> str:
+    """What has to be typed beside `load_from=...` for the same model and data; or nothing.
+
+    It is `mode=test`, or `mode=val` for data without a test split.
+    """
+    modes = [mode for mode in ("test", "val") if cfg.data.get(mode) is not None]
+    if not modes:
+        return ""
+    typed = _typed(lambda key: re.split(r"[./@]", key)[0] in _OF_AN_EVALUATION)
+    return f"{typed} mode={modes[0]}".lstrip()
 
 
 def words_of_a_training() -> str:

@@ -140,8 +140,10 @@ def _check_rule(rule: Any, defaults: Mapping[str, Any], path: str) -> None:
             f"{path}: use a pattern and what is set there, such as {{params: head, lr_mult: 10}}; "
             f"it is {rule}"
         )
-    for key in rule:
+    for key, value in rule.items():
         if key in _FACTORS:
+            if isinstance(value, bool) or not isinstance(value, (int, float)):
+                raise ConfigError(f"{path}.{key}={value}: use a number, such as 0.1")
             _require_setting(_FACTORS[key], defaults, f"{path}.{key}")
         elif key != "params" and key not in defaults:
             allowed = ", ".join(["params", *_FACTORS, *defaults])

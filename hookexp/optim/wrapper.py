@@ -228,15 +228,17 @@ def checked_clip(grad_clip: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         ValueError: beginning with `grad_clip`.
     """
+    if not isinstance(grad_clip, Mapping):
+        raise ValueError(f"grad_clip={grad_clip}: has to be a mapping, such as {{max_norm: 1.0}}")
     unknown = [key for key in grad_clip if key not in _CLIP_KEYS]
     if unknown:
         raise ValueError(f"grad_clip.{unknown[0]}: use {', '.join(_CLIP_KEYS)}")
     given = {key: value for key, value in grad_clip.items() if value is not None}
     if "max_norm" in given and "clip_value" in given:
         raise ValueError("grad_clip: give max_norm or clip_value, not both")
-    for key in ("max_norm", "clip_value"):
-        if key in given and not given[key] > 0:
-            raise ValueError(f"grad_clip.{key}={given[key]}: use a number above 0")
+    for key, value in given.items():
+        if not isinstance(value, (int, float)) or not value > 0:
+            raise ValueError(f"grad_clip.{key}={value}: use a number above 0")
     return given
 
 

@@ -27,10 +27,18 @@ class SupervisedTask(Task):
             samples of an evaluation, comes in addition.
 
     Raises:
-        ValueError: for a metric that is called `loss`, or that is not a metric.
+        ValueError: for a loss that cannot be called, and for a metric that is called `loss`, or
+            that is not a metric.
     """
 
     def __init__(self, loss: Callable[[Any, Any], Tensor], metrics: Mapping[str, Metric]) -> None:
+        if not callable(loss):
+            raise ValueError(
+                f"loss={loss}: has to be a function of (outputs, targets), such as "
+                "_target_: torch.nn.MSELoss"
+            )
+        if not isinstance(metrics, Mapping):
+            raise ValueError(f"metrics={metrics}: has to be a mapping of names to metrics, or {{}}")
         if "loss" in metrics:
             raise ValueError(
                 "task.metrics.loss: the mean loss is always measured under the name 'loss'; "

@@ -11,7 +11,7 @@ import pytest
 import torch
 from corruptions import count_noticed
 
-from hookexp.checkpoint.store import CheckpointStore, load_checkpoint, sha256_of
+from hookexp.checkpoint.store import CheckpointStore, load_checkpoint, read_file, sha256_of
 from hookexp.errors import ConfigError
 
 
@@ -167,6 +167,15 @@ def test_a_lost_list_does_not_lose_the_checkpoints(tmp_path, way, caplog):
         os.truncate(tmp_path / f"iter_{n}.pth", 0 if n == 2 else 300)
     with pytest.raises(ConfigError, match=r"is whole \(checked: iter_10\.pth, iter_9\.pth, iter_2"):
         CheckpointStore(tmp_path).newest()
+
+
+@pytest.mark.parametrize("trusted", [True, False])
+@pytest.mark.parametrize("content", ["# notes", "{'a': 1}", "import os"])
+def test_a_text_is_no_checkpoint_and_needs_no_trust(tmp_path, content, trusted):
+    (tmp_path / "x.pth").write_text(content)
+    with pytest.raises(ConfigError, match="it is torn or no checkpoint") as caught:
+        read_file(tmp_path / "x.pth", trusted, way_out="; trust it")
+    assert "code" not in str(caught.value) and "trust" not in str(caught.value)
 
 
 def test_weights_alone_are_no_checkpoint_to_continue_from(tmp_path):

@@ -91,6 +91,10 @@ NUM_HOOKS = len([p for p in (conf_dir() / "hooks").iterdir() if p.is_dir()])
         ("resume=nosuch.pth", "resume=nosuch.pth: there is no such file or folder"),
         ("resume=true", "resume=True: use the path of a file or a folder"),
         ("hooks=+closure", "hooks.closure.fn_name: needs a value: hooks.closure.fn_name=VALUE"),
+        ("data.train=abc", "data.train: has no _target_, so nothing can be made of it"),
+        ("model._target_=null", "model._target_=null: has to name a class or a function, such as"),
+        ("task._target_=3", "task._target_=3: has to name a class or a function, such as"),
+        ("data.drop_lst=true", "data.drop_lst: data has no 'drop_lst'; "),
         # how it is written
         ("+hooks=+ema", "+hooks: the sign stands after the equals sign: hooks=+NAME, hooks=-NAME"),
         ("hooks=+ema,", "hooks=+ema,: all edits of a set are one word: hooks=+ema"),
@@ -124,6 +128,47 @@ def test_mistake(cli: Callable[..., Any], words: str, message: str) -> None:
     assert answer.code == 1
     assert answer.message.startswith(f"hookexp: {message}")
     assert not (answer.folder / "outputs").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("optimizer.param_groups=3", "optimizer.param_groups=3: use null, or a mapping of"),
+        ("optimizer.param_groups.rules=[{params:classifier,lr_mult:abc}]",
+         "optimizer.param_groups.rules[0].lr_mult=abc: use a number, such as 0.1"),
+        ("task.loss=mse", "task.loss=mse: has to be a function of (outputs, targets), such as"),
+        ("task.metrics=null", "task.metrics=None: has to be a mapping of names to metrics, or {}"),
+        ("hooks.optimizer.grad_clip=1", "hooks.optimizer.grad_clip=1: has to be a mapping, such"),
+        ("hooks.optimizer.grad_clip.max_norm=abc",
+         "hooks.optimizer.grad_clip.max_norm=abc: use a number above 0"),
+        ("resume_ignore=hooks.ema",
+         "resume_ignore=hooks.ema: use a list, 'resume_ignore=[hooks.ema]'"),
+        ("+data.drop_lst=true",
+         "data.drop_lst: no such setting of a loader; did you mean drop_last?; there are: batch"),
+        ("+data.sampler=x", "data.sampler: no such setting of a loader; "),
+        ("+hooks.mine._target_=fractions.Fraction",
+         "hooks.mine: Fraction has no method that is called like a mount point, so it is no hook"),
+    ],
+)  # fmt: skip
+def test_mistake_that_shows_when_a_run_is_built(
+    cli: Callable[..., Any], words: str, message: str
+) -> None:
+    answer = cli("trainer.device=cpu", "trainer.max_iters=1", words)
+    assert answer.code == 1
+    assert answer.message.startswith(f"hookexp: {message}")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "hooks.optimizer.cumulative_iters=[[0,2],[10,4]]",
+        "data.drop_last=true",
+        "+data.timeout=10",
+        "+data.folder=x name=${data.folder}",
+    ],
+)
+def test_what_is_no_mistake(cli: Callable[..., Any], words: str) -> None:
+    assert cli("trainer.device=cpu", "trainer.max_iters=1", *words.split(" ")).code == 0
 
 
 @pytest.fixture
