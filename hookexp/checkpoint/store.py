@@ -87,10 +87,16 @@ class CheckpointStore:
         gone = (set(obsolete) - {name}) & {k.name for k in kept}
         kept = [k for k in kept if k.name not in {name, *gone}]
         kept.append(KeptFile(digest, size, name))
-        if gone:
-            # Once the list has forgotten them nobody else would know that they may go.
-            (self.folder / _OBSOLETE).write_text("".join(f"{old}\n" for old in sorted(gone)))
-        self._write_pointer(name if points_last else newest, kept)
+        try:
+            if gone:
+                # Once the list has forgotten them nobody else would know that they may go.
+                (self.folder / _OBSOLETE).write_text("".join(f"{old}\n" for old in sorted(gone)))
+            self._write_pointer(name if points_last else newest, kept)
+        except OSError:
+            # A file that no list has would stay for good, on a disk that may be full.
+            if name not in {k.name for k in self._read_pointer()[1]}:
+                path.unlink(missing_ok=True)
+            raise
         if gone:
             self._delete_obsolete(kept)
         return path

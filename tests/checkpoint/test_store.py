@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import pickle
@@ -94,6 +95,29 @@ def test_a_failed_write_leaves_everything_as_it_was(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="disk full"):
         store.save({"a": 2}, "epoch_2.pth", obsolete=["epoch_1.pth"])
     assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before
+
+
+@pytest.mark.parametrize("is_listed", [False, True])
+def test_a_list_that_cannot_be_written_leaves_no_file_that_nobody_lists(
+    tmp_path, monkeypatch, is_listed
+):
+    store = CheckpointStore(tmp_path)
+    store.save({"a": 1}, "epoch_1.pth")
+    if is_listed:
+        store.save({"a": 1}, "epoch_2.pth")
+    real = store._write_pointer
+
+    def write_pointer(newest, kept):
+        if len(kept) == 2 and kept[-1].name == "epoch_2.pth":
+            raise OSError(errno.ENOSPC, "full")
+        real(newest, kept)
+
+    monkeypatch.setattr(store, "_write_pointer", write_pointer)
+    with pytest.raises(OSError, match="full"):
+        store.save({"a": 2}, "epoch_2.pth")
+    assert (tmp_path / "epoch_2.pth").exists() == is_listed
+    newest = CheckpointStore(tmp_path).newest()
+    assert newest == tmp_path / ("epoch_2.pth" if is_listed else "epoch_1.pth")
 
 
 def test_what_a_killed_process_was_writing_is_removed(tmp_path):
