@@ -27,7 +27,8 @@ import torch._dynamo  # An optimizer imports it when it is made, which takes sec
 from torch.utils.data import Dataset
 
 from hookexp import app
-from hookexp.checkpoint.store import CheckpointStore, load_checkpoint
+from hookexp.checkpoint.reading import load_checkpoint
+from hookexp.checkpoint.store import CheckpointStore
 from hookexp.data.digits import Digits
 from hookexp.errors import ConfigError
 from hookexp.hook import Hook

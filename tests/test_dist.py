@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from hookexp import dist
-from hookexp.checkpoint.store import load_checkpoint
+from hookexp.checkpoint.reading import load_checkpoint
 
 ROOT = Path(__file__).parent.parent
 

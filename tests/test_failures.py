@@ -16,7 +16,8 @@ from test_resume import assert_equal
 from torch.nn.functional import dropout
 from torch.utils.data import Dataset
 
-from hookexp.checkpoint.store import CheckpointStore, load_checkpoint
+from hookexp.checkpoint.reading import load_checkpoint
+from hookexp.checkpoint.store import CheckpointStore
 from hookexp.compose.isolation import restored_process_state
 from hookexp.data.loader import WorkerLoader
 from hookexp.data.sampler import BatchSampler

@@ -10,7 +10,7 @@ from fakes import Recorder, TinyModel
 from torch import nn
 
 from hookexp.checkpoint import snapshot
-from hookexp.checkpoint.store import load_checkpoint
+from hookexp.checkpoint.reading import load_checkpoint
 from hookexp.errors import ConfigError
 from hookexp.hook import Hook
 from hookexp.hooks.checkpoint import CheckpointHook

@@ -15,7 +15,7 @@ import pytest
 import torch
 from fakes import Recorder, TinyData, TinyTask
 
-from hookexp.checkpoint.store import load_checkpoint
+from hookexp.checkpoint.reading import load_checkpoint
 from hookexp.data.loader import WorkerLoader
 from hookexp.data.sampler import BatchSampler
 from hookexp.hook import Hook

@@ -12,7 +12,8 @@ from hookexp import dist
 from hookexp.checkpoint import snapshot
 from hookexp.checkpoint.foreign import SAFETENSORS, fitted, read_safetensors, with_weights
 from hookexp.checkpoint.manifest import check_resumable
-from hookexp.checkpoint.store import CheckpointStore, load_checkpoint, read_file
+from hookexp.checkpoint.reading import load_checkpoint, read_file
+from hookexp.checkpoint.store import CheckpointStore
 from hookexp.errors import ConfigError
 
 if TYPE_CHECKING:

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from safetensors.torch import save_file
 
-from hookexp.checkpoint.store import CheckpointStore, load_checkpoint
+from hookexp.checkpoint.reading import load_checkpoint
+from hookexp.checkpoint.store import CheckpointStore
 
 
 def publish(path: Path, keys: Sequence[str]) -> Path:

@@ -13,36 +13,24 @@ not continue a run are kept), each further line `sha256 size name` of a kept fil
 
 from __future__ import annotations
 
-import hashlib
-import io
 import logging
 import os
-import pickle
-import re
-import zipfile
-import zlib
-from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import torch
 
+from hookexp.checkpoint.reading import is_whole_archive, iteration_in
+from hookexp.checkpoint.whole_file import UNFINISHED, fsync_folder, sha256_of, write_whole
 from hookexp.errors import ConfigError
 
 logger = logging.getLogger("hookexp")
 POINTER = "last_checkpoint"
-_SIZE_OF_BLOCK = 1 << 20
-_WORTH_A_THREAD = 1 << 18
-"""Bytes from which on it pays to hash them on another thread."""
-_UNFINISHED = ".tmp"
 _OBSOLETE = ".obsolete"
 _NOT_TO_CONTINUE = ("best_", "exception_")
 _SUFFIX = ".pth"
-_ARCHIVE = b"PK\x03\x04"
-"""The first bytes of what torch.save writes; before torch 1.6 it wrote pickles."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +71,7 @@ class CheckpointStore:
             if any(k.name == name for k in kept):
                 self._write_pointer(newest, [*kept, KeptFile(digest, size, name)])
 
-        digest, size = _write_whole(path, lambda file: torch.save(checkpoint, file), announce)
+        digest, size = write_whole(path, lambda file: torch.save(checkpoint, file), announce)
         gone = (set(obsolete) - {name}) & {k.name for k in kept}
         kept = [k for k in kept if k.name not in {name, *gone}]
         kept.append(KeptFile(digest, size, name))
@@ -104,10 +92,10 @@ class CheckpointStore:
     def save_by_checksum(self, checkpoint: dict[str, Any], stem: str) -> Path:
         """Write `<stem>-<first 8 of sha256>.pth`; such a file is never listed nor deleted."""
         draft = self.folder / f".{stem}.draft"
-        digest, _ = _write_whole(draft, lambda file: torch.save(checkpoint, file))
+        digest, _ = write_whole(draft, lambda file: torch.save(checkpoint, file))
         path = self.folder / f"{stem}-{digest[:8]}.pth"
         draft.replace(path)
-        _fsync_folder(self.folder)
+        fsync_folder(self.folder)
         return path
 
     def newest(self) -> Path | None:
@@ -137,10 +125,10 @@ class CheckpointStore:
         if not self.folder.is_dir():
             return None
         files = [p for p in sorted(self.folder.iterdir()) if p.is_file() and _is_checkpoint(p)]
-        iterations = [(_iteration_in(path), path) for path in files]
+        iterations = [(iteration_in(path), path) for path in files]
         candidates = sorted(((i, path) for i, path in iterations if i is not None), reverse=True)
         for iteration, path in candidates:
-            if iteration >= 0 and _is_whole_archive(path):
+            if iteration >= 0 and is_whole_archive(path):
                 logger.warning(
                     "%s lists no checkpoint; %s is the furthest one beside it that is whole by its "
                     "own checksums, and is taken",
@@ -173,7 +161,7 @@ class CheckpointStore:
         if self._is_tidy:
             return
         self.folder.mkdir(parents=True, exist_ok=True)
-        for path in self.folder.glob(f".*{_UNFINISHED}"):
+        for path in self.folder.glob(f".*{UNFINISHED}"):
             if path.name.split(".")[-2] != str(os.getpid()):
                 path.unlink(missing_ok=True)
         self._delete_obsolete(self._read_pointer()[1])
@@ -212,174 +200,10 @@ class CheckpointStore:
     def _write_pointer(self, newest: str, kept: list[KeptFile]) -> None:
         lines = [newest, *(f"{k.sha256} {k.size} {k.name}" for k in kept)]
         text = "\n".join(lines) + "\n"
-        _write_whole(self.folder / POINTER, lambda file: file.write(text.encode()))
-
-
-def load_checkpoint(path: Path) -> dict[str, Any]:
-    """Read a checkpoint of ours; tensors and plain types only, so nothing in it is ever executed.
-
-    Raises:
-        ConfigError: if it is no checkpoint, is torn, or holds anything else.
-    """
-    checkpoint = read_file(path)
-    if not isinstance(checkpoint, dict):
-        raise ConfigError(f"checkpoint {path}: holds a {type(checkpoint).__name__}, not a dict")
-    return checkpoint
+        write_whole(self.folder / POINTER, lambda file: file.write(text.encode()))
 
 
 def _is_checkpoint(path: Path) -> bool:
     """Whether a file's name says that a run continues from it."""
     hidden_or_other = (".", *_NOT_TO_CONTINUE)
     return path.suffix == _SUFFIX and not path.name.startswith(hidden_or_other)
-
-
-def _iteration_in(path: Path) -> int | None:
-    """How far the run of a checkpoint was; None for weights alone, -1 for what cannot be read."""
-    try:
-        checkpoint = read_file(path, mmap=True)
-    except ConfigError:
-        return -1
-    loop = checkpoint.get("loop") if isinstance(checkpoint, dict) else None
-    return int(loop["iter"]) if isinstance(loop, dict) and "iter" in loop else None
-
-
-def _is_whole_archive(path: Path) -> bool:
-    """Whether each part of a file has the checksum that the archive's directory has of it."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            return archive.testzip() is None
-    except (zipfile.BadZipFile, OSError, zlib.error):
-        return False
-
-
-def read_file(path: Path, trusted: bool = False, way_out: str = "", mmap: bool = False) -> Any:
-    """What `torch.save` wrote, on the CPU.
-
-    Args:
-        trusted: whether code in the file may run, since the user knows where it comes from.
-        way_out: what a user can do about a file that needs it, for the message.
-        mmap: leave the tensors on the disk until somebody looks at them.
-
-    Raises:
-        ConfigError: if it cannot be read, or needs to run code and is not trusted.
-    """
-    try:
-        with path.open("rb") as file:
-            begin = file.read(len(_ARCHIVE))
-        if begin and begin != _ARCHIVE and not begin.startswith(pickle.PROTO):
-            raise ConfigError(
-                f"checkpoint {path}: cannot be read (it does not begin as what torch.save writes); "
-                "it is torn or no checkpoint"
-            )
-        # Said explicitly: TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD would turn over torch's default.
-        return torch.load(path, map_location="cpu", weights_only=not trusted, mmap=mmap)
-    except FileNotFoundError:
-        raise ConfigError(f"checkpoint {path}: there is no such file") from None
-    except IsADirectoryError:
-        raise ConfigError(f"checkpoint {path}: is a folder, a file is needed") from None
-    except pickle.UnpicklingError as error:
-        raise ConfigError(
-            f"checkpoint {path}: holds more than tensors and plain types and is not loaded, "
-            f"since that could run code ({_what_torch_refused(error)}){way_out}"
-        ) from error
-    except ConfigError:
-        raise
-    except Exception as error:  # What is no checkpoint fails in torch in many ways.
-        why = f"{type(error).__name__}); it is torn or no checkpoint"
-        if trusted and isinstance(error, (ImportError, AttributeError)):
-            why = f"{error}); it needs the program that wrote it to be installed"
-        raise ConfigError(f"checkpoint {path}: cannot be read ({why}") from error
-
-
-def _what_torch_refused(error: pickle.UnpicklingError) -> str:
-    """The name of what a file wanted to call, out of torch's page of advice about it."""
-    text = str(error)
-    named = re.search(r"GLOBAL (\S+) was not an allowed global|[Uu]nsupported \w+ (\S+)", text)
-    name = next((n for n in named.groups() if n), "") if named else ""
-    return name or text.splitlines()[0]
-
-
-def sha256_of(path: Path) -> str:
-    """The checksum of a file's content, in hexadecimal."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(_SIZE_OF_BLOCK):
-            digest.update(block)
-    return digest.hexdigest()
-
-
-def _write_whole(
-    path: Path, write: Any, before_rename: Callable[[str, int], None] = lambda digest, size: None
-) -> tuple[str, int]:
-    """Write a file so that its name only ever stands for all of it; returns sha256 and size.
-
-    The temporary name is in the same folder: a rename across file systems would be a copy.
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}{_UNFINISHED}")
-    try:
-        with temporary.open("wb") as raw, ThreadPoolExecutor(max_workers=1) as thread:
-            hashing = _HashingWriter(raw, thread)
-            try:
-                write(hashing)
-            except RuntimeError as error:
-                # torch.save hides what the disk said behind an error of its own zip writer.
-                raise (hashing.error or error) from error
-            raw.flush()
-            os.fsync(raw.fileno())
-        before_rename(hashing.hexdigest(), hashing.size)
-        temporary.replace(path)
-    except BaseException:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        raise
-    _fsync_folder(path.parent)
-    return hashing.hexdigest(), hashing.size
-
-
-def _fsync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-class _HashingWriter(io.RawIOBase):
-    """Passes bytes on to a file and hashes them, so that the checksum costs no second reading.
-
-    Large pieces are hashed by `thread` while they are written: neither holds Python's lock.
-    """
-
-    def __init__(self, raw: BinaryIO, thread: ThreadPoolExecutor) -> None:
-        self._raw = raw
-        self._thread = thread
-        self._sha256 = hashlib.sha256()
-        self.size = 0
-        self.error: OSError | None = None
-        """What the file refused a write with."""
-
-    def writable(self) -> bool:
-        return True
-
-    def write(self, data: Any) -> int:
-        length = len(memoryview(data).cast("B"))
-        is_large = length >= _WORTH_A_THREAD
-        hashed = self._thread.submit(self._sha256.update, data) if is_large else None
-        try:
-            self._raw.write(data)
-        except OSError as error:
-            self.error = error
-            raise
-        finally:
-            if hashed is not None:
-                hashed.result()  # The caller's memory may change once this returns.
-        if hashed is None:
-            self._sha256.update(data)
-        self.size += length
-        return length
-
-    def flush(self) -> None:
-        self._raw.flush()
-
-    def hexdigest(self) -> str:
-        return self._sha256.hexdigest()

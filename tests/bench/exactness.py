@@ -150,7 +150,7 @@ def main() -> None:
                 equal = 0
                 for number in range(arguments.rounds):
                     cut = folder / f"{kind.name}_{how}_{number}".replace(" ", "-").replace(",", "")
-                    found = is_same_run(kind, how, whole, cut, rng)
+                    found = is_same_run(kind, how, whole, cut, rng, arguments.device)
                     equal += not found
                     if found:
                         print(f"{cut.name} differs: {', '.join(found[:5])}", file=sys.stderr)

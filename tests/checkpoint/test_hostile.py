@@ -11,7 +11,8 @@ import subprocess
 import pytest
 import torch
 
-from hookexp.checkpoint.store import POINTER, CheckpointStore, load_checkpoint
+from hookexp.checkpoint.reading import load_checkpoint
+from hookexp.checkpoint.store import POINTER, CheckpointStore
 from hookexp.errors import ConfigError
 from hookexp.hooks.checkpoint import CheckpointHook
 from hookexp.hooks.ema import EMAHook

@@ -9,7 +9,8 @@ import torch
 from fakes import TinyModel
 from torch import nn
 
-from hookexp.checkpoint.store import CheckpointStore, load_checkpoint
+from hookexp.checkpoint.reading import load_checkpoint
+from hookexp.checkpoint.store import CheckpointStore
 from hookexp.errors import ConfigError
 from hookexp.hook import Hook
 from hookexp.hooks.checkpoint import CheckpointHook

@@ -12,7 +12,9 @@ import pytest
 import torch
 from corruptions import count_noticed
 
-from hookexp.checkpoint.store import CheckpointStore, load_checkpoint, read_file, sha256_of
+from hookexp.checkpoint.reading import load_checkpoint, read_file
+from hookexp.checkpoint.store import CheckpointStore
+from hookexp.checkpoint.whole_file import sha256_of
 from hookexp.errors import ConfigError
 
 
@@ -206,6 +208,9 @@ def test_weights_alone_are_no_checkpoint_to_continue_from(tmp_path):
     assert CheckpointStore(tmp_path / "none").newest() is None
     CheckpointStore(tmp_path).save_by_checksum({"state_dict": {}}, "net")
     torch.save([1, 2], tmp_path / "list.pth")
+    torch.save(torch.nn.Linear(2, 2), tmp_path / "whole_model.pth")
+    torch.save({"loop": {"iter": "far"}}, tmp_path / "other.pth")
+    torch.save({"loop": 3}, tmp_path / "another.pth")
     (tmp_path / "notes.txt").write_text("")
     assert CheckpointStore(tmp_path).newest() is None
 

@@ -11,7 +11,8 @@ import torch
 from fakes import TinyData, TinyModel
 
 from hookexp.checkpoint.host_copy import HostCopy, num_bytes
-from hookexp.checkpoint.store import CheckpointStore, load_checkpoint
+from hookexp.checkpoint.reading import load_checkpoint
+from hookexp.checkpoint.store import CheckpointStore
 from hookexp.checkpoint.writer import CheckpointWriter
 from hookexp.errors import ConfigError
 from hookexp.hooks.checkpoint import CheckpointHook

@@ -18,7 +18,7 @@ with warnings.catch_warnings():
 
 import hookexp.app
 from hookexp.build import build_hooks
-from hookexp.checkpoint.store import load_checkpoint
+from hookexp.checkpoint.reading import load_checkpoint
 from hookexp.compose.conf_dir import conf_dir
 from hookexp.hook import Hook
 from hookexp.hooks.checkpoint import CheckpointHook

@@ -14,7 +14,7 @@ import pytest
 import torch
 from fakes import TinyModel, TinyTask
 
-from hookexp.checkpoint.store import load_checkpoint
+from hookexp.checkpoint.reading import load_checkpoint
 from hookexp.errors import ConfigError
 from hookexp.hook import Hook
 from hookexp.hooks.checkpoint import CheckpointHook

@@ -13,7 +13,7 @@ import torch
 from fakes import TinyData, TinyModel
 from torch.utils.data import DataLoader, TensorDataset
 
-from hookexp.checkpoint.store import load_checkpoint
+from hookexp.checkpoint.reading import load_checkpoint
 from hookexp.compat.optim_view import OptimWrapperView
 from hookexp.compat.runner_view import view_of
 from hookexp.errors import ConfigError

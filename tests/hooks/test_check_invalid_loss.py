@@ -10,7 +10,7 @@ import torch
 from fakes import TinyData, TinyModel, TinyTask
 from torch.nn.functional import mse_loss
 
-from hookexp.checkpoint.store import load_checkpoint
+from hookexp.checkpoint.reading import load_checkpoint
 from hookexp.hook import Hook
 from hookexp.hooks.check_invalid_loss import CheckInvalidLossHook
 from hookexp.hooks.checkpoint import CheckpointHook

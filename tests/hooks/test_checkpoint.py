@@ -10,7 +10,8 @@ import torch
 from fakes import Recorder, TinyTask
 from safetensors.torch import load_file
 
-from hookexp.checkpoint.store import load_checkpoint, sha256_of
+from hookexp.checkpoint.reading import load_checkpoint
+from hookexp.checkpoint.whole_file import sha256_of
 from hookexp.errors import ConfigError
 from hookexp.hook import Hook
 from hookexp.hook_list import HookList

@@ -7,7 +7,7 @@ import math
 import pytest
 from fakes import TinyTask
 
-from hookexp.checkpoint.store import load_checkpoint
+from hookexp.checkpoint.reading import load_checkpoint
 from hookexp.errors import ConfigError
 from hookexp.hooks.checkpoint import CheckpointHook
 from hookexp.hooks.early_stopping import EarlyStoppingHook
