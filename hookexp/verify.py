@@ -28,7 +28,7 @@ from hookexp.runner import Runner
 from hookexp.state import SaveRequest
 
 _FILE = "verify.pth"
-_CLOCK = ("time", "data_time", "eta", "memory")
+_CLOCK = ("time", "data_time")
 _LIKELY = {
     "state_dict": "the forward pass or the optimizer depends on something that is not saved: "
     "randomness from a generator of its own, a cache, the clock",
@@ -118,13 +118,16 @@ def _train(cfg: DictConfig, folder: Path, iters: int, resume: Path | None) -> di
         del state[of_clock_or_disk]
     # Which files are kept differs by intent: the resumed run has a folder of its own.
     state["hooks"].pop("checkpoint", None)
-    return {**HostCopy().copy(state), "log": _rows_after(folder / "scalars.jsonl", iters)}
+    # What is measured when it is logged (speed, memory, ...) is of the machine, not of the run.
+    measured = {key.rpartition("/")[2] for key in runner.message_hub.gauges}
+    rows = _rows_after(folder / "scalars.jsonl", iters, {*_CLOCK, *measured})
+    return {**HostCopy().copy(state), "log": rows}
 
 
-def _rows_after(log: Path, step: int) -> list[dict[str, Any]]:
+def _rows_after(log: Path, step: int, left_out: set[str]) -> list[dict[str, Any]]:
     rows = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
     return [
-        {key: value for key, value in row.items() if key not in _CLOCK}
+        {key: value for key, value in row.items() if key not in left_out}
         for row in rows
         if row["step"] > step
     ]

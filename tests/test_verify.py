@@ -63,6 +63,13 @@ def test_a_sound_run_is_verified(tmp_path, caplog):
     assert "bit for bit" in caplog.text
 
 
+def test_what_hooks_measure_of_the_machine_is_not_compared(tmp_path, caplog):
+    words = ["+hooks/memory=default", "+hooks/throughput=default", "hooks.logger.interval=1"]
+    with caplog.at_level("INFO"):
+        verify(tmp_path, *words)
+    assert "bit for bit" in caplog.text
+
+
 class Signal(Hook):
     def __init__(self, at):
         self.at = tuple(at)
