@@ -7,8 +7,11 @@ finds somebody who leaves with one line and the right code.
 from __future__ import annotations
 
 import gc
+import signal
 
-from hookexp.signals import leave_at_once
+signal.signal(signal.SIGINT, signal.SIG_DFL)  # In place of a traceback out of the next import.
+
+from hookexp.signals import leave_at_once  # noqa: E402  (what is above comes first)
 
 
 def main() -> None:

@@ -118,6 +118,20 @@ def test_a_mistake_does_not_wait_for_torchs_compiler(tmp_path: Path) -> None:
     assert done.stdout.endswith("True False\n"), done.stderr
 
 
+def test_an_interrupt_in_the_very_first_import_shows_no_traceback(tmp_path: Path) -> None:
+    code = (
+        "import builtins, os, signal\n"
+        "real = builtins.__import__\n"
+        "def begin(name, *others, **more):\n"
+        "    if name == 'hookexp.signals': os.kill(os.getpid(), signal.SIGINT)\n"
+        "    return real(name, *others, **more)\n"
+        "builtins.__import__ = begin\n"
+        "import hookexp.__main__"
+    )
+    done = interpret(code, tmp_path)
+    assert (done.returncode, done.stderr) == (-signal.SIGINT, "")
+
+
 def test_a_process_that_ends_looks_for_no_garbage(tmp_path: Path) -> None:
     code = (
         "import atexit, gc, sys; sys.argv = ['hookexp', '--cfg', 'job']\n"
