@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import logging
+import re
 from typing import Any
 
 import torch
@@ -95,7 +96,7 @@ def _loader_options(data: DictConfig) -> dict[str, Any]:
     known = (*_SAMPLER_OPTIONS, *_MEMORY_OPTIONS, *of_torch)
     options = {k: v for k, v in plain(data, resolve=True).items() if k not in _DATA_SOURCES}
     for key in [k for k in options if k not in known]:
-        if f".{key}}}" not in OmegaConf.to_yaml(data._get_root()):
+        if not re.search(rf"\$\{{[^}}]*\b{re.escape(key)}\b", OmegaConf.to_yaml(data._get_root())):
             raise ConfigError(
                 f"data.{key}: no such setting of a loader{nearest(key, known)}; "
                 f"there are: {listed(known)}"

@@ -174,6 +174,23 @@ def test_gradients_of_other_ranks_are_averaged_where_there_is_one():
     assert snapshot._gradients_of_this_rank(saved[1:]) is saved[1]
 
 
+@pytest.mark.parametrize("as_list", [True, False])
+def test_gradients_are_read_as_they_were_written_before(make_runner, tmp_path, as_list):
+    hooks = {**parts(cumulative_iters=3), "stop": StopAt(2)}
+    runner = make_runner(hooks, work_dir=tmp_path, **settings(max_epochs=3))
+    runner.run("train")
+    checkpoint = load_checkpoint(tmp_path / "iter_2.pth")
+    gradients = checkpoint["optimizer"]["gradients"]
+    if as_list:
+        checkpoint["optimizer"]["gradients"] = [gradients]
+    for parameter in runner.model.parameters():
+        parameter.grad = None
+    snapshot.restore_run(runner, checkpoint)
+    saved = [g for g in gradients["default"] if g is not None]
+    held = [p.grad for p in runner.model.parameters() if p.grad is not None]
+    assert saved and all(map(torch.equal, saved, held))
+
+
 def test_a_checkpoint_holds_the_gradients_of_an_open_window_once(make_runner, tmp_path):
     hooks = {**parts(cumulative_iters=3), "stop": StopAt(2)}
     make_runner(hooks, work_dir=tmp_path, **settings(max_epochs=3)).run("train")

@@ -84,7 +84,10 @@ def iteration_in(path: Path) -> int | None:
     try:
         checkpoint = read_file(path, mmap=True)
     except ConfigError:
-        return None if is_whole_archive(path) else -1
+        with path.open("rb") as file:
+            begin = file.read(len(_ARCHIVE))
+        could_be_ours = begin == _ARCHIVE or not begin.strip(b"\0")
+        return -1 if could_be_ours and not is_whole_archive(path) else None
     loop = checkpoint.get("loop") if isinstance(checkpoint, dict) else None
     iteration = loop.get("iter") if isinstance(loop, dict) else None
     return iteration if isinstance(iteration, int) else None

@@ -174,8 +174,9 @@ def restore_run(runner: Runner, checkpoint: Mapping[str, Any]) -> None:
     """
     runner.state.load_state_dict(checkpoint["loop"])
     optimizer = dict(checkpoint["optimizer"])
-    if "gradients_of_ranks" in optimizer:
-        optimizer["gradients"] = _gradients_of_this_rank(optimizer["gradients_of_ranks"])
+    gradients = optimizer.get("gradients_of_ranks", optimizer.get("gradients"))
+    if isinstance(gradients, list):
+        optimizer["gradients"] = _gradients_of_this_rank(gradients)
     runner.optim_wrapper.load_state_dict(optimizer)
     schedulers = runner.param_schedulers
     states = checkpoint["param_schedulers"]

@@ -105,46 +105,41 @@ class CheckpointStore:
             ConfigError: if there are checkpoints and none is whole.
         """
         newest, kept = self._read_pointer()
-        if not kept:
-            return self._furthest_unlisted()
         names = [k.name for k in reversed(kept)]
         resumable = [newest] if newest in names else []
         resumable += [n for n in names if n != newest and not n.startswith(_NOT_TO_CONTINUE)]
         for name in resumable:
             if self.is_whole(name):
                 return self.folder / name
-        if resumable:
-            raise self._none_is_whole(resumable)
-        return None
-
-    def _furthest_unlisted(self) -> Path | None:
-        """Where the list is lost, as when only the checkpoints were copied: the one furthest on.
-
-        It is verified by the checksums that are in the file itself, weaker than those of the list.
-        """
-        if not self.folder.is_dir():
-            return None
-        files = [p for p in sorted(self.folder.iterdir()) if p.is_file() and _is_checkpoint(p)]
-        iterations = [(iteration_in(path), path) for path in files]
-        candidates = sorted(((i, path) for i, path in iterations if i is not None), reverse=True)
-        for iteration, path in candidates:
+        unlisted = self._unlisted(names)
+        for iteration, path in unlisted:
             if iteration >= 0 and is_whole_archive(path):
                 logger.warning(
-                    "%s lists no checkpoint; %s is the furthest one beside it that is whole by its "
-                    "own checksums, and is taken",
+                    "%s lists no checkpoint that is whole; %s is the furthest one beside it that "
+                    "is so by its own checksums, and is taken",
                     self.folder / POINTER,
                     path.name,
                 )
                 return path
-        if candidates:
-            raise self._none_is_whole([path.name for _, path in candidates])
+        damaged = [*resumable, *(path.name for _, path in unlisted)]
+        if damaged:
+            raise ConfigError(
+                f"no checkpoint in {self.folder} is whole (checked: {', '.join(damaged)}); "
+                "choose another with resume=PATH, or start anew in another folder"
+            )
         return None
 
-    def _none_is_whole(self, names: list[str]) -> ConfigError:
-        return ConfigError(
-            f"no checkpoint in {self.folder} is whole (checked: {', '.join(names)}); "
-            "choose another with resume=PATH, or start anew in another folder"
-        )
+    def _unlisted(self, listed: list[str]) -> list[tuple[int, Path]]:
+        """Checkpoints that are not listed, with their iterations, the furthest first.
+
+        They are there if the list was lost, as when only the files were copied. Damaged ones are at
+        iteration -1.
+        """
+        if not self.folder.is_dir():
+            return []
+        files = [p for p in self.folder.iterdir() if p.is_file() and p.name not in listed]
+        found = [(iteration_in(path), path) for path in files if _is_checkpoint(path)]
+        return sorted(((i, path) for i, path in found if i is not None), reverse=True)
 
     def is_whole(self, name: str) -> bool:
         """Whether a listed file has the size and checksum that it was written with."""

@@ -13,6 +13,7 @@ optimizer hook, or a task with several optimizers that steps by itself.
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -185,7 +186,8 @@ class OptimWrapper:
                 parameter.grad = None if gradient is None else _laid_out_as(parameter, gradient)
                 entries = optimizer.state.get(parameter, {})
                 for key, value in entries.items():
-                    if isinstance(value, Tensor) and value.shape == parameter.shape:
+                    # The count of steps has no layout, and a place of its own.
+                    if isinstance(value, Tensor) and value.dim() and value.shape == parameter.shape:
                         entries[key] = _laid_out_as(parameter, value)
             fill_momentum(optimizer)
         if state["scaler"]:
@@ -234,6 +236,8 @@ def checked_clip(grad_clip: Mapping[str, Any]) -> dict[str, Any]:
     if unknown:
         raise ValueError(f"grad_clip.{unknown[0]}: use {', '.join(_CLIP_KEYS)}")
     given = {key: value for key, value in grad_clip.items() if value is not None}
+    if given.get("norm_type") == "inf":  # As yaml reads it; a number would be .inf there.
+        given["norm_type"] = math.inf
     if "max_norm" in given and "clip_value" in given:
         raise ValueError("grad_clip: give max_norm or clip_value, not both")
     for key, value in given.items():

@@ -184,7 +184,7 @@ def test_a_lost_list_does_not_lose_the_checkpoints(tmp_path, way, caplog):
     store.save({"loop": {"iter": 12}}, "exception_iter_12.pth", points_last=False)
     list(lose(tmp_path))[way]()
     assert CheckpointStore(tmp_path).newest() == tmp_path / "iter_10.pth"
-    assert "lists no checkpoint; iter_10.pth is the furthest one" in caplog.text
+    assert "lists no checkpoint that is whole; iter_10.pth is the furthest one" in caplog.text
     content = bytearray((tmp_path / "iter_10.pth").read_bytes())
     content[content.index(torch.ones(100).numpy().tobytes()) + 7] ^= 1
     (tmp_path / "iter_10.pth").write_bytes(content)
@@ -204,6 +204,17 @@ def test_a_text_is_no_checkpoint_and_needs_no_trust(tmp_path, content, trusted):
     assert "code" not in str(caught.value) and "trust" not in str(caught.value)
 
 
+def test_where_all_that_is_listed_is_damaged_another_whole_file_is_taken(tmp_path):
+    store = CheckpointStore(tmp_path)
+    store.save({"loop": {"iter": 2}}, "iter_2.pth")
+    (tmp_path / "last_checkpoint").unlink()
+    store.save({"loop": {"iter": 3}}, "iter_3.pth")
+    content = bytearray((tmp_path / "iter_3.pth").read_bytes())
+    content[-1] ^= 1
+    (tmp_path / "iter_3.pth").write_bytes(content)
+    assert CheckpointStore(tmp_path).newest() == tmp_path / "iter_2.pth"
+
+
 def test_weights_alone_are_no_checkpoint_to_continue_from(tmp_path):
     assert CheckpointStore(tmp_path / "none").newest() is None
     CheckpointStore(tmp_path).save_by_checksum({"state_dict": {}}, "net")
@@ -211,6 +222,8 @@ def test_weights_alone_are_no_checkpoint_to_continue_from(tmp_path):
     torch.save(torch.nn.Linear(2, 2), tmp_path / "whole_model.pth")
     torch.save({"loop": {"iter": "far"}}, tmp_path / "other.pth")
     torch.save({"loop": 3}, tmp_path / "another.pth")
+    torch.save({"w": 1}, tmp_path / "old.pth", _use_new_zipfile_serialization=False)
+    (tmp_path / "text.pth").write_text("hello")
     (tmp_path / "notes.txt").write_text("")
     assert CheckpointStore(tmp_path).newest() is None
 

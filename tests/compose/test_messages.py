@@ -165,6 +165,10 @@ def test_mistake_that_shows_when_a_run_is_built(
         "data.drop_last=true",
         "+data.timeout=10",
         "+data.folder=x name=${data.folder}",
+        "+data.stats.width=16 model.width=${data.stats.width}",
+        "+data.sizes=[8,16] model.width=${data.sizes[1]}",
+        "+data.size=8 model.width=${oc.select:data.size,28}",
+        "hooks.optimizer.grad_clip.max_norm=1 hooks.optimizer.grad_clip.norm_type=inf",
     ],
 )
 def test_what_is_no_mistake(cli: Callable[..., Any], words: str) -> None:

@@ -291,3 +291,8 @@ def test_a_task_without_a_loss_is_told(make_runner):
 def test_what_is_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
         OptimizerHook(**arguments)
+
+
+def test_the_largest_gradient_may_be_the_norm_also_as_yaml_writes_it():
+    hook = OptimizerHook(grad_clip={"max_norm": 1.0, "norm_type": "inf"})
+    assert hook.grad_clip["norm_type"] == float("inf")

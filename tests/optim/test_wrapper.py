@@ -133,6 +133,22 @@ def test_states_and_gradients_take_the_layout_of_the_weights(kind, saved_in):
         torch.testing.assert_close(p, q)
 
 
+def test_the_count_of_steps_stays_where_torch_has_it():
+    """Of a parameter that is a single number it has the same shape."""
+
+    def wrapper_on(device):
+        parameter = nn.Parameter(torch.ones((), device=device))
+        scaler = torch.amp.GradScaler("cpu", enabled=False)
+        return parameter, OptimWrapper({"default": torch.optim.AdamW([parameter])}, scaler)
+
+    parameter, saved = wrapper_on("cpu")
+    parameter.square().backward()
+    saved.step()
+    parameter, loaded = wrapper_on("meta")
+    loaded.load_state_dict(saved.state_dict())
+    assert loaded.optimizer.state[parameter]["step"].device.type == "cpu"
+
+
 def test_the_loss_scale_comes_back():
     def fp16():
         optimizer = torch.optim.SGD([nn.Parameter(torch.ones(1))], lr=0.1)
