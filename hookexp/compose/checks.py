@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from hookexp.compose.mistakes import options_of
 from hookexp.compose.set_edits import SETS
@@ -204,9 +204,11 @@ def _check_numbers(cfg: DictConfig, words: Sequence[str], choices: Mapping[str, 
         if not re.fullmatch(r"\w+(\.\w+)+", path) or path.startswith("trainer."):
             continue
         value = OmegaConf.select(cfg, path)
-        if not isinstance(value, (str, bool)):
-            continue  # Some numbers may be lists; what takes them says which.
+        if isinstance(value, (int, float, type(None))) and not isinstance(value, bool):
+            continue
         line = line_of(path, choices)
-        if line is not None and line.is_ours and line.is_number:
+        if line is None or (isinstance(value, ListConfig) and line.may_be_a_list):
+            continue
+        if line.is_ours and line.is_number:
             comment = f" ({line.comment})" if line.comment else ""
             raise ConfigError(f"{path}={typed}: use a number, such as {line.value}{comment}")

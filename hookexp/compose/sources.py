@@ -30,6 +30,11 @@ class Line:
         return isinstance(value, (int, float)) and not isinstance(value, bool)
 
     @property
+    def may_be_a_list(self) -> bool:
+        """Whether a number's comment says so, such as `or [[from_iter, n], ...]`."""
+        return "[" in self.comment
+
+    @property
     def comment(self) -> str:
         return self.text.partition(" #")[2].strip().partition("; null:")[0]
 

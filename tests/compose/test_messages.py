@@ -82,6 +82,8 @@ NUM_HOOKS = len([p for p in (conf_dir() / "hooks").iterdir() if p.is_dir()])
                        "verify_resume, lr_find; did you mean train?"),
         # values, told before torch is imported
         ("optimizer.lr=high", "optimizer.lr=high: use a number, such as 0.03"),
+        ("optimizer.lr=[0.1,0.01]", "optimizer.lr=[0.1,0.01]: use a number, such as 0.03"),
+        ("model.dropout={a:1}", "model.dropout={a:1}: use a number, such as 0.2"),
         ("hooks.checkpoint.interval=abc", "hooks.checkpoint.interval=abc: use a number, such as 1 "
          "(epochs (iterations, with by_epoch=false) between two; -1: never)"),
         ("trainer.max_epochs=2.5", "trainer.max_epochs=2.5: use a whole number, 1 or more"),
@@ -162,6 +164,7 @@ def test_mistake_that_shows_when_a_run_is_built(
     "words",
     [
         "hooks.optimizer.cumulative_iters=[[0,2],[10,4]]",
+        "hooks/optimizer=accumulate hooks.optimizer.cumulative_iters=[[0,2],[10,4]]",
         "data.drop_last=true",
         "+data.timeout=10",
         "+data.folder=x name=${data.folder}",
