@@ -34,6 +34,8 @@ class HostCopy:
     def _copy(
         self, value: Any, path: str, used: dict[str, Tensor], seen: dict[_TensorKey, Tensor]
     ) -> Any:
+        if isinstance(value, Tensor) and value.layout is not torch.strided:
+            return value.detach().to("cpu", copy=True)  # A sparse gradient of an open window.
         if isinstance(value, Tensor):
             # Tied weights stay one tensor, in memory and in the file.
             key = (value.data_ptr(), value.shape, value.stride(), value.dtype)

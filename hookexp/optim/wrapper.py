@@ -251,8 +251,11 @@ def _momentum_of(group: dict[str, Any]) -> float:
 
 
 def _laid_out_as(parameter: Tensor, value: Tensor) -> Tensor:
-    """A value on a parameter's device and in its memory layout, in which fused steps read both."""
-    if value.stride() == parameter.stride():
+    """A value on a parameter's device and in its memory layout, in which fused steps read both.
+
+    A sparse gradient has none.
+    """
+    if value.layout is not torch.strided or value.stride() == parameter.stride():
         return value.to(parameter.device)
     return torch.empty_like(parameter, dtype=value.dtype).copy_(value)
 

@@ -163,6 +163,14 @@ def test_a_copy_has_the_layout_of_what_it_was_made_of():
         assert torch.equal(copied, image) and copied.stride() == tensor.stride()
 
 
+def test_a_copy_of_a_sparse_gradient_is_one_of_its_own():
+    sparse = torch.eye(3).to_sparse()
+    copied = HostCopy().copy({"gradients": [sparse]})["gradients"][0]
+    assert copied.is_sparse
+    sparse.mul_(2)
+    assert torch.equal(copied.to_dense(), torch.eye(3))
+
+
 def test_synchronous_saving_gives_the_same_content(make_runner, tmp_path):
     for name, async_save in [("a", True), ("b", False)]:
         hook = CheckpointHook(async_save=async_save)

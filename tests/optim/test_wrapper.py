@@ -133,6 +133,20 @@ def test_states_and_gradients_take_the_layout_of_the_weights(kind, saved_in):
         torch.testing.assert_close(p, q)
 
 
+def test_a_sparse_gradient_of_an_open_window_comes_back():
+    def wrapper_of_an_embedding():
+        model = nn.Embedding(5, 2, sparse=True)
+        scaler = torch.amp.GradScaler("cpu", enabled=False)
+        return model, OptimWrapper({"default": torch.optim.SparseAdam(model.parameters())}, scaler)
+
+    model, saved = wrapper_of_an_embedding()
+    saved.backward(model(torch.tensor([1])).sum())
+    other, loaded = wrapper_of_an_embedding()
+    loaded.load_state_dict(saved.state_dict())
+    assert other.weight.grad.is_sparse
+    assert torch.equal(other.weight.grad.to_dense(), model.weight.grad.to_dense())
+
+
 def test_the_count_of_steps_stays_where_torch_has_it():
     """Of a parameter that is a single number it has the same shape."""
 
