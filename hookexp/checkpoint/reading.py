@@ -41,8 +41,7 @@ def read_file(path: Path, trusted: bool = False, way_out: str = "", mmap: bool =
         ConfigError: if it cannot be read, or needs to run code and is not trusted.
     """
     try:
-        with path.open("rb") as file:
-            begin = file.read(len(_ARCHIVE))
+        begin = _begin_of(path)
         if begin and begin != _ARCHIVE and not begin.startswith(pickle.PROTO):
             raise ConfigError(
                 f"checkpoint {path}: cannot be read (it does not begin as what torch.save writes); "
@@ -68,6 +67,11 @@ def read_file(path: Path, trusted: bool = False, way_out: str = "", mmap: bool =
         raise ConfigError(f"checkpoint {path}: cannot be read ({why}") from error
 
 
+def _begin_of(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(len(_ARCHIVE))
+
+
 def _what_torch_refused(error: pickle.UnpicklingError) -> str:
     """The name of what a file wanted to call, out of torch's page of advice about it."""
     text = str(error)
@@ -84,8 +88,10 @@ def iteration_in(path: Path) -> int | None:
     try:
         checkpoint = read_file(path, mmap=True)
     except ConfigError:
-        with path.open("rb") as file:
-            begin = file.read(len(_ARCHIVE))
+        try:
+            begin = _begin_of(path)
+        except OSError:
+            return -1
         could_be_ours = begin == _ARCHIVE or not begin.strip(b"\0")
         return -1 if could_be_ours and not is_whole_archive(path) else None
     loop = checkpoint.get("loop") if isinstance(checkpoint, dict) else None

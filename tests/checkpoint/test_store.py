@@ -215,6 +215,20 @@ def test_where_all_that_is_listed_is_damaged_another_whole_file_is_taken(tmp_pat
     assert CheckpointStore(tmp_path).newest() == tmp_path / "iter_2.pth"
 
 
+def test_a_file_that_cannot_be_opened_counts_as_damaged(tmp_path, monkeypatch):
+    torch.save({"loop": {"iter": 1}}, tmp_path / "iter_1.pth")
+    real = Path.open
+
+    def refuse(path, *arguments, **more):
+        if path.name == "iter_1.pth":
+            raise PermissionError("not yours")
+        return real(path, *arguments, **more)
+
+    monkeypatch.setattr(Path, "open", refuse)
+    with pytest.raises(ConfigError, match=r"is whole \(checked: iter_1\.pth\)"):
+        CheckpointStore(tmp_path).newest()
+
+
 def test_weights_alone_are_no_checkpoint_to_continue_from(tmp_path):
     assert CheckpointStore(tmp_path / "none").newest() is None
     CheckpointStore(tmp_path).save_by_checksum({"state_dict": {}}, "net")
