@@ -1,6 +1,6 @@
 """`step` and `zero_grad` of an optimizer, without what only a profiler needs.
 
-Torch (2.6 to 2.13) opens a labelled range around both, and keeps its compiler out of the second,
+Torch (2.13) opens a labelled range around both, and keeps its compiler out of the second,
 also where nobody profiles or compiles: together that takes longer than the update of a small model.
 Here the update is called directly, unless somebody would miss the range: a profiler, a hook that
 was registered with the optimizer or with all of them, a method that was replaced.
