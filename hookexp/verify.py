@@ -136,6 +136,7 @@ def _rows_after(log: Path, step: int, left_out: set[str]) -> list[dict[str, Any]
 def _first_difference(one: Any, two: Any, path: str = "") -> str | None:
     """Where two nested states differ first, in words; None if they are equal bit for bit."""
     if isinstance(one, Tensor) and isinstance(two, Tensor):
+        one, two = (t.to_dense() if t.is_sparse else t for t in (one, two))
         if torch.equal(one, two) or (
             one.shape == two.shape and torch.equal(_bits(one), _bits(two))
         ):

@@ -48,6 +48,10 @@ class Undetermined(Hook):
             next(runner.model.parameters()).mul_(1 + 0.01 * Undetermined.made)
 
 
+TAKEN = [f"~model.{key}" for key in ("num_classes", "in_channels", "width", "dropout")]
+"""Keys of the model of the default run, which another one does not have."""
+
+
 def verify(tmp_path, *overrides):
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
         cfg = compose(
@@ -67,6 +71,27 @@ def test_what_hooks_measure_of_the_machine_is_not_compared(tmp_path, caplog):
     words = ["+hooks/memory=default", "+hooks/throughput=default", "hooks.logger.interval=1"]
     with caplog.at_level("INFO"):
         verify(tmp_path, *words)
+    assert "bit for bit" in caplog.text
+
+
+class Lookup(torch.nn.Module):
+    """Grey values as words, whose gradients are sparse."""
+
+    def __init__(self):
+        super().__init__()
+        self.table = torch.nn.Embedding(20, 10, sparse=True)
+
+    def forward(self, images):
+        return self.table((images.flatten(1) * 19).long().clamp(0, 19)).mean(1)
+
+
+@pytest.mark.parametrize("async_save", ["true", "false"])
+def test_a_run_with_sparse_gradients_in_an_open_window_is_verified(tmp_path, caplog, async_save):
+    plain = ["fused=false", "momentum=0", "nesterov=false", "weight_decay=0"]
+    words = ["hooks/optimizer=accumulate", "model._target_=test_verify.Lookup", *TAKEN]
+    words += [*(f"optimizer.{word}" for word in plain), f"hooks.checkpoint.async_save={async_save}"]
+    with caplog.at_level("INFO"):
+        verify(tmp_path, *words, "trainer.verify_iters=7", "data.val=null")
     assert "bit for bit" in caplog.text
 
 
