@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import sys
+import time
 from contextlib import suppress
 
 FILE_ONLY = {"file_only": True}
@@ -75,3 +76,12 @@ class FileFormatter(logging.Formatter):
 
     def __init__(self) -> None:
         super().__init__("%(asctime)s %(levelname)s %(name)s: %(message)s")
+        self._second = (-1, "")
+        """The last second of which there was a message, and its date and time as text."""
+
+    def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:
+        """As Python's own, which goes through the calendar for each message and not each second."""
+        second = int(record.created)
+        if second != self._second[0]:
+            self._second = second, time.strftime(self.default_time_format, time.localtime(second))
+        return f"{self._second[1]},{int(record.msecs):03d}"

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from hookexp.log import FILE_ONLY, ConsoleHandler
+from hookexp.log import FILE_ONLY, ConsoleHandler, FileFormatter
 
 JOB_LOGGING = Path(__file__).parents[1] / "conf/hydra/job_logging/hookexp.yaml"
 
@@ -103,6 +103,17 @@ def test_the_job_logging_file_shows_short_messages_and_keeps_complete_ones(job_l
         "INFO hookexp: a message with a ≤ sign",
         "INFO hookexp: numbers",
     ]
+
+
+@pytest.mark.parametrize("later", [0.0, 0.25, 1.0, 3600.5, -2.0])
+def test_the_file_has_the_time_of_each_message(later):
+    formatter = FileFormatter()
+    for created in (1_790_000_000.0625, 1_790_000_000.0625 + later):
+        record = logging.makeLogRecord(
+            {"created": created, "msecs": created % 1 * 1000, "msg": "a", "levelname": "INFO"}
+        )
+        pythons = logging.Formatter().formatTime(record)
+        assert formatter.format(record) == f"{pythons} INFO None: a"
 
 
 def test_captured_warnings_reach_the_file_and_end_without_an_empty_line(job_logging, capsys):

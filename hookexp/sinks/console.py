@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from hookexp.log import FILE_ONLY
@@ -210,13 +211,16 @@ def format_row(
         place = f"[{point.iter}/{'?' if max_iters is None else max_iters}]"
     else:
         place = f"[{point.iter}]{batch}"
-    keys = list(scalars)
-    if not point.is_result:
-        learning_rates = [key for key in scalars if _is_lr(key)]
-        first = [*learning_rates, *(key for key in FIRST_KEYS if key in scalars)]
-        keys = [*first, *(key for key in scalars if key not in first)]
-    values = (f"{key}: {_format_value(key, scalars[key])}" for key in keys)
+    keys = tuple(scalars) if point.is_result else _in_order(tuple(scalars))
+    values = [f"{key}: {_format_value(key, scalars[key])}" for key in keys]
     return "  ".join([f"{'Epoch' if by_epoch else 'Iter'}({point.mode}) {place}", *values])
+
+
+@lru_cache(maxsize=16)
+def _in_order(keys: tuple[str, ...]) -> tuple[str, ...]:
+    """The names of a row as a line has them: the learning rates, `FIRST_KEYS`, then the others."""
+    first = [*filter(_is_lr, keys), *(key for key in FIRST_KEYS if key in keys)]
+    return (*first, *(key for key in keys if key not in first))
 
 
 def _is_lr(key: str) -> bool:
