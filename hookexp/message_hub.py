@@ -148,7 +148,7 @@ class MessageHub:
         means = {}
         for key, scalar in read.items():
             name = key.removeprefix(prefix)
-            means[name] = scalar.mean(1 if name in latest else window)
+            means[name] = scalar.current() if name in latest else scalar.mean(window)
         for key, gauge in self.gauges.items():
             if key.startswith(prefix):
                 means[key.removeprefix(prefix)] = gauge()
@@ -188,43 +188,46 @@ def _bring_to_host(
     Returns:
         The values of `tensors`, which crossed with them.
     """
-    places = [
-        (values, index)
-        for values in (scalar.values for scalar in scalars)
-        if not _ONLY_FLOATS.issuperset(map(type, values))
-        for index in range(max(len(values) - window, 0), len(values))
-        if isinstance(values[index], Tensor)
-    ]
-    numbers = _to_floats([*tensors, *(values[index] for values, index in places)])
+    found, places = list(tensors), []
+    for scalar in scalars:
+        recent = scalar.recent(window)
+        if _ONLY_FLOATS.issuperset(map(type, recent)):
+            continue
+        for index, value in enumerate(recent, start=len(scalar.values) - len(recent)):
+            if isinstance(value, Tensor):
+                found.append(value)
+                places.append((scalar.values, index))
+    numbers = _to_floats(found)
     for (values, index), number in zip(places, numbers[len(tensors) :], strict=True):
         values[index] = number
     return numbers[: len(tensors)]
 
 
-def _to_floats(values: list[Scalar]) -> list[float]:
-    """Numbers of mixed kind as floats; tensors of one device are copied to the host together."""
-    floats = [0.0] * len(values)
+def _to_floats(tensors: list[Tensor]) -> list[float]:
+    """The values of tensors of one element; those of one device are copied to the host together."""
     by_device: dict[torch.device, list[int]] = {}
-    for index, value in enumerate(values):
-        if isinstance(value, Tensor):
-            by_device.setdefault(value.device, []).append(index)
-        else:
-            floats[index] = float(value)
+    for index, tensor in enumerate(tensors):
+        by_device.setdefault(tensor.device, []).append(index)
+    if len(by_device) == 1:
+        return _of_one_device(tensors)
+    floats = [0.0] * len(tensors)
     for indices in by_device.values():
-        numbers = _of_one_device([cast(Tensor, values[i]) for i in indices])
+        numbers = _of_one_device([tensors[i] for i in indices])
         for index, number in zip(indices, numbers, strict=True):
             floats[index] = number
     return floats
 
 
-def _of_one_device(values: list[Tensor]) -> list[float]:
+def _of_one_device(tensors: list[Tensor]) -> list[float]:
     """The values of tensors of one element each, in one copy, none of them rounded."""
-    if any(value.dtype is not torch.float32 or value.dim() for value in values):
-        exact = torch.float32 if values[0].device.type == "mps" else torch.float64
-        values = [value.reshape(()).to(exact) for value in values]
-    return cast(list[float], torch.stack(values).tolist())
+    if any(tensor.dtype is not torch.float32 or tensor.dim() for tensor in tensors):
+        exact = torch.float32 if tensors[0].device.type == "mps" else torch.float64
+        tensors = [tensor.reshape(()).to(exact) for tensor in tensors]
+    return cast(list[float], torch.stack(tensors).tolist())
 
 
 def scalars_to_floats(scalars: Mapping[str, Scalar]) -> dict[str, float]:
     """A dict of numbers and one-element tensors as floats, one copy for each device."""
-    return dict(zip(scalars, _to_floats(list(scalars.values())), strict=True))
+    tensors = {name: value for name, value in scalars.items() if isinstance(value, Tensor)}
+    numbers = dict(zip(tensors, _to_floats(list(tensors.values())), strict=True))
+    return {n: numbers[n] if n in numbers else float(value) for n, value in scalars.items()}
