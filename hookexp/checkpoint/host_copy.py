@@ -45,6 +45,8 @@ class HostCopy:
         if isinstance(value, dict):
             return {k: self._copy(v, f"{path}.{k}", used, seen) for k, v in value.items()}
         if type(value) in (list, tuple):
+            if _ATOMS.issuperset(map(type, value)):
+                return type(value)(value)  # The state of a generator alone is 625 numbers.
             return type(value)(
                 self._copy(v, f"{path}[{n}]", used, seen) for n, v in enumerate(value)
             )
@@ -57,6 +59,9 @@ class HostCopy:
         if tensor.is_cuda:
             self._gpus.add(tensor.device)
         return buffer.copy_(tensor, non_blocking=True)
+
+
+_ATOMS = frozenset((type(None), bool, int, float, str, bytes))
 
 
 def _layout(tensor: Tensor) -> tuple[torch.Size, tuple[int, ...], torch.dtype]:

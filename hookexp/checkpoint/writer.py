@@ -72,9 +72,9 @@ class CheckpointWriter:
         except OSError as error:
             self._fail(error)
             return
-        if in_background:
-            checkpoint = self._host_copy.copy(checkpoint)
-        self._in_flight = self._thread.submit(self._write, checkpoint, name, points_last)
+        ours = self._host_copy.copy(checkpoint) if in_background else checkpoint
+        # Freed here, the caller's tensors would hand Python's lock to the thread that writes.
+        self._in_flight = self._thread.submit(self._write, ours, name, points_last, checkpoint)
         if not in_background:
             self.wait()
 
@@ -118,7 +118,10 @@ class CheckpointWriter:
             return str(error)
         return f"The last good one is {good.name}" if good else "There is none before it"
 
-    def _write(self, checkpoint: dict[str, Any], name: str, points_last: bool) -> Path:
+    def _write(
+        self, checkpoint: dict[str, Any], name: str, points_last: bool, original: dict[str, Any]
+    ) -> Path:
+        """Write a checkpoint; `original` is what it is a copy of, and only let go of here."""
         self._flush()
         path = self.store.save(checkpoint, name, tuple(self._obsolete), points_last)
         self._obsolete.clear()

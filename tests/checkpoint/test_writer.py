@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import resource
 import threading
+import weakref
 
 import pytest
 import torch
@@ -45,6 +46,21 @@ def test_training_may_change_what_is_being_saved(tmp_path):
     writer.wait()
     saved = load_checkpoint(tmp_path / "a.pth")
     assert saved["weight"].tolist() == [1, 1, 1] and saved["counts"] == [1]
+
+
+def test_what_was_copied_is_let_go_of_by_the_thread_that_writes(tmp_path):
+    gate = Gate()
+    writer = CheckpointWriter(CheckpointStore(tmp_path), flush=gate)
+    is_free, freed_by = threading.Event(), []
+    view = torch.ones(3).detach()
+    weakref.finalize(
+        view, lambda: (freed_by.append(threading.current_thread().name), is_free.set())
+    )
+    writer.save({"weight": view}, "a.pth")
+    del view
+    assert not is_free.is_set()
+    gate.event.set()
+    assert is_free.wait(30) and freed_by[0].startswith("checkpoint")
 
 
 def test_one_is_in_flight_and_all_arrive_in_order(writer, tmp_path):
