@@ -21,6 +21,7 @@ from hookexp.checkpoint.loading import load_into, read_start
 from hookexp.checkpoint.store import CheckpointStore
 from hookexp.checkpoint.writer import CheckpointWriter
 from hookexp.data.loader import WorkerLoader, num_batches
+from hookexp.data.stream import BatchStream
 from hookexp.errors import ConfigError
 from hookexp.failures import in_plain_words
 from hookexp.hook import Mode
@@ -176,7 +177,7 @@ class Runner:
             raise
         finally:
             for loader in (self.train_dataloader, self.val_dataloader, self.test_dataloader):
-                if isinstance(loader, WorkerLoader):
+                if isinstance(loader, WorkerLoader | BatchStream):
                     loader.close()
         summary = self._summarize(time.monotonic() - started)
         if self.rank == 0:

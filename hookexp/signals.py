@@ -1,7 +1,7 @@
-"""Stopping from outside: SIGTERM, SIGUSR1 and Ctrl-C end a run at its next safe point.
+"""Stopping from outside: a signal ends a run at its next safe point, with its state saved.
 
-A scheduler that takes a machine away sends SIGTERM, some send SIGUSR1 a while before. The run
-saves its state and leaves with the code that says so: 143, or 130 for Ctrl-C.
+A scheduler that takes a machine away sends SIGTERM, some send SIGUSR1 a while before; a terminal
+sends SIGINT for Ctrl-C and SIGHUP when it is closed. The run leaves with the code that says so.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from hookexp.state import RunState
 
-_EXIT_CODES = {"SIGTERM": 143, "SIGUSR1": 143, "SIGINT": 130}
+_EXIT_CODES = {"SIGTERM": 143, "SIGUSR1": 143, "SIGINT": 130, "SIGHUP": 129}
 
 
 _asked_to_leave: list[int] = []
@@ -39,9 +39,14 @@ def leave_at_once() -> None:
     """
     global _pid
     _pid = os.getpid()
-    for name in _EXIT_CODES:
-        if hasattr(signal, name):
-            signal.signal(getattr(signal, name), _leave_at_once)
+    for number in _numbers():
+        signal.signal(number, _leave_at_once)
+
+
+def _numbers() -> list[signal.Signals]:
+    """Of those that this system has; `nohup` starts a program with SIGHUP ignored, and means it."""
+    numbers = [getattr(signal, name) for name in _EXIT_CODES if hasattr(signal, name)]
+    return [n for n in numbers if n.name != "SIGHUP" or signal.getsignal(n) != signal.SIG_IGN]
 
 
 @contextmanager
@@ -55,11 +60,7 @@ def leave_quietly() -> Iterator[None]:
     _asked_to_leave.clear()
     _num_ended = 0
     _pid = os.getpid()
-    previous = {}
-    for name in _EXIT_CODES:
-        if hasattr(signal, name):
-            number = getattr(signal, name)
-            previous[number] = signal.signal(number, _leave)
+    previous = {number: signal.signal(number, _leave) for number in _numbers()}
     try:
         yield
         leave_if_asked()
@@ -123,10 +124,8 @@ class StopSignals:
         leave_if_asked()
         # Python lets only the main thread set handlers; elsewhere the caller's stay.
         if threading.current_thread() is threading.main_thread():
-            for name in _EXIT_CODES:
-                if hasattr(signal, name):
-                    number = getattr(signal, name)
-                    self._previous[number] = signal.signal(number, self._handle)
+            for number in _numbers():
+                self._previous[number] = signal.signal(number, self._handle)
 
     def __exit__(self, *error: object) -> None:
         global _num_ended
@@ -147,9 +146,21 @@ class StopSignals:
         self._state.stop("Ctrl-C" if name == "SIGINT" else name, urgent=True)
 
 
-def ignore_stop_signals() -> None:
-    """For a loader's worker: a Ctrl-C in the terminal is for the run, which ends its workers."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    for name in ("SIGTERM", "SIGUSR1"):
-        if hasattr(signal, name):
-            signal.signal(getattr(signal, name), signal.SIG_DFL)
+@contextmanager
+def held_back() -> Iterator[None]:
+    """Signals that come meanwhile arrive at the end; processes are born with them held back."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _numbers())
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def disregard_stop_signals() -> None:
+    """For a process of the run that is to go on until the run ends it, such as a loader's worker.
+
+    With a handler: what a process merely ignores, the programs it starts ignore as well.
+    """
+    for number in _numbers():
+        signal.signal(number, lambda number, frame: None)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _numbers())

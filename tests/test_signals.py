@@ -14,16 +14,19 @@ from pathlib import Path
 import pytest
 import torch
 from fakes import Recorder, TinyData, TinyTask
+from torch.utils.data import DataLoader
 
 from hookexp.checkpoint.reading import load_checkpoint
 from hookexp.data.loader import WorkerLoader
 from hookexp.data.sampler import BatchSampler
+from hookexp.data.stream import BatchStream
 from hookexp.hook import Hook
 from hookexp.hooks.checkpoint import CheckpointHook
 from hookexp.hooks.ema import EMAHook
-from hookexp.signals import leave_quietly
+from hookexp.signals import disregard_stop_signals, leave_quietly
 
 ROOT = Path(__file__).parent.parent
+CODES = [("SIGTERM", 143), ("SIGUSR1", 143), ("SIGINT", 130), ("SIGHUP", 129)]
 
 
 class Send(Hook):
@@ -41,16 +44,25 @@ class Send(Hook):
         return [self._point]
 
 
-@pytest.mark.parametrize(("name", "code"), [("SIGTERM", 143), ("SIGUSR1", 143), ("SIGINT", 130)])
+@pytest.mark.parametrize(("name", "code"), CODES)
 def test_a_signal_in_training_saves_within_the_iteration(make_runner, name, code):
-    handlers = [signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)]
+    handlers = [signal.getsignal(getattr(signal, other)) for other, _ in CODES]
     send = Send("before_train_iter", getattr(signal, name), at_iter=4)
     runner = make_runner({"checkpoint": CheckpointHook(), "send": send}, max_epochs=9)
     summary = runner.run("train")
     assert (summary.status, summary.exit_code) == ("stopped", code)
     assert load_checkpoint(runner.work_dir / "iter_5.pth")["loop"]["iter"] == 5
-    after = [signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)]
-    assert handlers == after
+    assert handlers == [signal.getsignal(getattr(signal, other)) for other, _ in CODES]
+
+
+def test_a_run_that_was_started_with_nohup_outlives_its_terminal(make_runner):
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        send = Send("before_train_iter", signal.SIGHUP, at_iter=4)
+        summary = make_runner({"send": send}, max_epochs=2).run("train")
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert (summary.status, summary.exit_code) == ("finished", 0)
 
 
 def test_a_signal_in_validation_gives_it_up_and_the_resume_validates_again(make_runner):
@@ -126,20 +138,106 @@ def test_no_worker_outlives_a_run_that_was_killed_before_it_began(make_runner, m
     def wait_for_the_end_of_the_run():
         wait_for(lambda: os.getppid() != multiprocessing.parent_process().pid)
 
-    monkeypatch.setattr("hookexp.data.loader.ignore_stop_signals", wait_for_the_end_of_the_run)
+    monkeypatch.setattr("hookexp.data.workers.disregard_stop_signals", wait_for_the_end_of_the_run)
     assert_workers_leave(make_runner, signal.SIGKILL, code=-9)
 
 
-def assert_workers_leave(make_runner, number, code):
-    runner = make_runner(max_epochs=10**6, val_size=0)
+class SlowData(TinyData):
+    def __getitem__(self, index):
+        time.sleep(0.01)
+        return super().__getitem__(index)
+
+
+def own_loader():
     sampler = BatchSampler(24, 4, seed=0, shuffle=True)
-    loader = WorkerLoader(TinyData(24), sampler, num_workers=2)
-    runner._parts.train_loader = runner.train_loop.dataloader = loader
+    return WorkerLoader(SlowData(24), sampler, num_workers=2)
+
+
+def loader_of_a_user():
+    return BatchStream(DataLoader(SlowData(24), batch_size=4, num_workers=2))
+
+
+@pytest.mark.parametrize(("name", "code"), CODES)
+@pytest.mark.parametrize("make_loader", [own_loader, loader_of_a_user])
+def test_a_signal_to_all_processes_of_a_job_leaves_the_workers_to_the_run(
+    make_runner, name, code, make_loader
+):
+    number = getattr(signal, name)
+    assert_workers_leave(make_runner, number, code, make_loader(), to_all=True)
+
+
+def test_a_worker_is_born_with_signals_held_back(make_runner, monkeypatch):
+    def take_a_while():
+        time.sleep(0.5)
+        disregard_stop_signals()
+
+    monkeypatch.setattr("hookexp.data.workers.disregard_stop_signals", take_a_while)
+    assert_workers_leave(make_runner, signal.SIGTERM, 143, to_all=True)
+
+
+class HangingData(TinyData):
+    def __getitem__(self, index):
+        time.sleep(1000)
+
+
+def end_by_close(loader):
+    loader.close()
+
+
+def end_as_python_does_at_its_exit(loader):
+    with suppress(RuntimeError):  # Torch says that a worker was killed.
+        multiprocessing.util._exit_function()
+
+
+@pytest.mark.parametrize("end", [end_by_close, end_as_python_does_at_its_exit])
+def test_a_worker_that_hangs_is_killed(monkeypatch, end):
+    monkeypatch.setattr("torch.utils.data._utils.MP_STATUS_CHECK_INTERVAL", 0.1)
+    loader = WorkerLoader(HangingData(24), BatchSampler(24, 4, seed=0, shuffle=True), num_workers=2)
     pid = os.fork()
     if pid == 0:
-        os._exit(runner.run("train").exit_code)
+        try:
+            os.setsid()
+            loader.iterate(0)
+            workers = multiprocessing.active_children()
+            end(loader)
+            wait_for(lambda: not any(worker.is_alive() for worker in workers))
+            os._exit(0)
+        finally:
+            os._exit(1)
+    try:
+        wait_for(lambda: not is_running(pid), seconds=20.0)
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(pid, signal.SIGKILL)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+
+
+class StartsAProgram(TinyData):
+    def __getitem__(self, index):
+        program = subprocess.Popen(["sleep", "1000"])
+        program.terminate()
+        return torch.tensor(program.wait(timeout=30))
+
+
+def test_a_program_that_a_worker_starts_heeds_signals():
+    sampler = BatchSampler(4, 4, seed=0, shuffle=True)
+    loader = WorkerLoader(StartsAProgram(4), sampler, num_workers=1)
+    assert next(loader.iterate(0)).tolist() == [-signal.SIGTERM] * 4
+    loader.close()
+
+
+def assert_workers_leave(make_runner, number, code, loader=None, to_all=False):
+    runner = make_runner(max_epochs=10**6, val_size=0)
+    runner._parts.train_loader = runner.train_loop.dataloader = loader or own_loader()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            os.setsid()
+            os._exit(runner.run("train").exit_code)
+        finally:
+            os._exit(1)
     workers = wait_for(lambda: children_of(pid))
-    os.kill(pid, number)
+    (os.killpg if to_all else os.kill)(pid, number)
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == code
     assert wait_for(lambda: not any(map(is_running, workers)))
 
@@ -168,7 +266,11 @@ def wait_for(condition, seconds=60.0):
     raise AssertionError("it did not happen")
 
 
-SIGNALS = [("SIGTERM", 143, "stopped by SIGTERM"), ("SIGINT", 130, "interrupted")]
+SIGNALS = [
+    ("SIGTERM", 143, "stopped by SIGTERM"),
+    ("SIGINT", 130, "interrupted"),
+    ("SIGHUP", 129, "stopped by SIGHUP"),
+]
 
 
 def code_of(block):

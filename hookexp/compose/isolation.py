@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from typing import Any
 
 _LOGGERS = ("", "hookexp")
-_SIGNALS = ("SIGINT", "SIGTERM", "SIGUSR1")
+_SIGNALS = ("SIGINT", "SIGTERM", "SIGUSR1", "SIGHUP")
 _Undo = Callable[[], object]
 
 

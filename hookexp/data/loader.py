@@ -9,10 +9,7 @@ is. All three answer `iterate(start)`, `len()` and the names published hooks loo
 from __future__ import annotations
 
 import copy
-import multiprocessing
-import os
 import random
-import threading
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol, runtime_checkable
 
@@ -28,10 +25,10 @@ from torch.utils.data import (
     get_worker_info,
 )
 
+from hookexp.data import workers
 from hookexp.data.sampler import BatchSampler
 from hookexp.data.stream import BatchStream
 from hookexp.seed import derive_seeds
-from hookexp.signals import ignore_stop_signals
 
 
 @runtime_checkable
@@ -114,7 +111,7 @@ class WorkerLoader:
         self.sampler = self.batch_sampler = batch_sampler
         self.batch_size = batch_sampler.batch_size
         self._positions = _SeededIndices(batch_sampler)
-        self._iterator: Any = None
+        self._iterator: Iterator[Any] | None = None
         self._collate: Callable[[list[Any]], Any] = (
             options.pop("collate_fn", None) or default_collate
         )
@@ -124,7 +121,6 @@ class WorkerLoader:
             collate_fn=self._collate,
             # It draws a base seed for each epoch, which must not come from the global generator.
             generator=torch.Generator(),
-            worker_init_fn=_init_worker,
             **options,
         )
 
@@ -137,16 +133,14 @@ class WorkerLoader:
     def iterate(self, start: int) -> Iterator[Any]:
         """The batches of an epoch from number `start` on."""
         self._positions.start = start
-        iterator: Iterator[Any] = iter(self.dataloader)
-        self._iterator = iterator
-        return iterator
+        self._iterator = workers.iterate(self.dataloader)
+        return self._iterator
 
     def close(self) -> None:
-        """End the workers now: at the end of the process torch takes their end for an accident."""
+        """End the workers, also in the middle of a pass."""
         iterator, self._iterator = self._iterator, None
         self.dataloader._iterator = None
-        if hasattr(iterator, "_shutdown_workers"):
-            iterator._shutdown_workers()
+        workers.end(iterator)
 
     def renew_workers(self) -> None:
         """Workers that live from epoch to epoch have a copy of the data set: take the next anew."""
@@ -197,20 +191,6 @@ def is_sample_dataset(source: Any) -> bool:
     if isinstance(source, DataLoader):
         return False
     return isinstance(source, IterableDataset) or hasattr(source, "__getitem__")
-
-
-def _init_worker(worker_id: int) -> None:
-    # torch's own watch takes the parent it finds once it begins, which may be the orphans' by then.
-    threading.Thread(target=_leave_with_parent, daemon=True).start()
-    ignore_stop_signals()
-
-
-def _leave_with_parent() -> None:
-    """A worker ends at once when the run's process is no more, however that ended."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    parent.join()
-    os._exit(1)
 
 
 class _SeededIndices(Sampler[list[tuple[int, int]]]):

@@ -23,6 +23,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch.utils.data import DataLoader, IterableDataset, Sampler
 
+from hookexp.data import workers
 from hookexp.seed import rng_state, set_rng_state
 
 logger = logging.getLogger("hookexp")
@@ -133,6 +134,12 @@ class BatchStream:
         else:
             self._put_back(state)
 
+    def close(self) -> None:
+        """End the workers that a DataLoader keeps from pass to pass."""
+        if isinstance(self._source, DataLoader):
+            iterator, self._source._iterator = self._source._iterator, None
+            workers.end(iterator)
+
     def doubts(self) -> str:
         """Why a run that is resumed in the middle of a pass may not be exact; empty if it is."""
         name = type(self.batches).__name__
@@ -153,7 +160,7 @@ class BatchStream:
                 generators = {}
                 if not is_stateful:
                     generators = {"global": rng_state(), "own": self._own_states()}
-                batches = iter(self._source)
+                batches = _begin(self._source)
             else:
                 in_pass, generators = state["in_pass"], state["generators"]
                 self._states.append((number, state["source"]))
@@ -178,7 +185,7 @@ class BatchStream:
         """
         generators = rng_state()
         self._put_back(state)
-        batches = iter(self._source)
+        batches = _begin(self._source)
         if state["in_pass"] == 0:
             # A sampler draws when it is asked for the first one.
             batches = chain(list(islice(batches, 1)), batches)
@@ -300,6 +307,10 @@ def _doubts_about(loader: DataLoader[Any], is_stateful: bool) -> str:
         f"{foreign[0]} has no state_dict and load_state_dict: a run that is resumed reads and "
         "drops the batches before, and is exact only if it gives the same ones again"
     )
+
+
+def _begin(batches: Iterable[Any]) -> Iterator[Any]:
+    return workers.iterate(batches) if isinstance(batches, DataLoader) else iter(batches)
 
 
 def _begin_and_drop(number: int) -> dict[str, Any]:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import copy
+import multiprocessing
 import re
 
 import pytest
 import torch
-from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler
+from fakes import TinyData
+from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler, get_worker_info
 
 from hookexp.build_data import _stream
 from hookexp.data.stream import BatchStream
@@ -283,6 +285,31 @@ def test_the_loader_of_the_user_is_left_as_it_was():
     before = dict(vars(loader))
     Training(loader).run(2)
     assert vars(loader) == before
+
+
+def test_workers_begin_as_the_loader_of_the_user_says():
+    class Shifted(Rows):
+        shift = 0
+
+        def __getitem__(self, index):
+            return index + self.shift
+
+    def shift(worker_id):
+        get_worker_info().dataset.shift = 100
+
+    loader = DataLoader(Shifted(), num_workers=1, worker_init_fn=shift)
+    before = dict(vars(loader))
+    assert next(BatchStream(loader).iterate(0)) == 100
+    assert vars(loader) == before
+
+
+def test_workers_that_a_loader_keeps_end_with_the_run(make_runner):
+    loader = DataLoader(TinyData(24), batch_size=4, num_workers=1, persistent_workers=True)
+    runner = make_runner(max_epochs=2, val_size=0)
+    runner._parts.train_loader = runner.train_loop.dataloader = BatchStream(loader)
+    runner.run("train")
+    assert multiprocessing.active_children() == []
+    assert len(list(loader)) == 6
 
 
 class Stateless(IterableDataset):
