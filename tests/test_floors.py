@@ -32,6 +32,7 @@ FLOORS = {
         "data.sampler",
         "data.prefetch",
         "data.stream",
+        "data.workers",
         "optim.",
     ],
     3: ["loops", "runner"],

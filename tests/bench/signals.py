@@ -2,11 +2,11 @@
 
     python tests/bench/signals.py --signals 60
 
-Runs with a checkpoint at every iteration and two workers of the loader, which have the signal too in
-half of the cases, and sweeps of three short ones: a signal meets imports, the building of a run,
-training, saving, the time between two runs, and the end. Each has to leave with the signal's code and
-without a traceback. A process that has not yet read its first line of ours, or has left its last
-one, ends by the signal itself; that is counted apart.
+Runs with a checkpoint at every iteration and two workers of the loader, which are sent the signal
+too in half of the cases, and sweeps of three short ones: a signal meets imports, the building of a
+run, training, saving, the time between two runs, and the end. Each has to leave with the signal's
+code and without a traceback. A process that has not yet read its first line of ours, or has left
+its last one, ends by the signal itself; that is counted apart.
 """
 
 from __future__ import annotations
