@@ -61,6 +61,11 @@ def gather(value: Any) -> list[Any]:
     return values
 
 
+def wait_for_all() -> None:
+    """Return when all ranks have come here."""
+    gather(None)
+
+
 def close() -> None:
     """Leave the process group, if this process is in one.
 

@@ -41,6 +41,7 @@ from hookexp.errors import ConfigError
 from hookexp.message_hub import scalars_to_floats
 from hookexp.seed import rng_state, set_rng_state
 from hookexp.state import Phase
+from hookexp.stop_together import StopTogether
 
 if TYPE_CHECKING:
     from hookexp.data.loader import Loader
@@ -55,6 +56,7 @@ class TrainLoop:
         self.runner = runner
         self.dataloader = dataloader
         self._batches_per_epoch = num_batches(dataloader)
+        self._ranks = StopTogether(runner.state)
 
     def run(self) -> None:
         runner, hooks, state = self.runner, self.runner.hooks, self.runner.state
@@ -168,6 +170,7 @@ class TrainLoop:
         """All hooks have run and the counters agree: save what was asked for, then validate."""
         runner, state = self.runner, self.runner.state
         state.is_sound = True
+        self._ranks.look()
         runner.writer.raise_failure()
         if state.save_requests:
             runner.save_requested()
@@ -186,8 +189,8 @@ class EvalLoop:
         self.runner = runner
         self.dataloader = dataloader
         self.mode = mode
-        self.metrics: dict[str, float] = {}
-        """Of the last evaluation."""
+        self.metrics: dict[str, float] = {}  # Of the last evaluation.
+        self._ranks = StopTogether(runner.state)
 
     def run(self) -> dict[str, float] | None:
         """Evaluate on all batches; returns the task's metrics.
@@ -202,8 +205,10 @@ class EvalLoop:
             self._call(f"before_{mode}")
             self._call(f"before_{mode}_epoch")
             task.reset_metrics()
+            self._ranks.begin(num_batches(self.dataloader))
             with closing(_fetch(runner, self.dataloader, 0)) as batches:
                 for batch_idx, data_batch in batches:
+                    self._ranks.look()
                     if runner.state.stop_is_urgent:
                         set_rng_state(generators)
                         return None

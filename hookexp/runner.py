@@ -64,7 +64,7 @@ class Runner:
         self._train_step = parts.train_step
         self.timestamp = time.strftime("%Y%m%d_%H%M%S")
         self.logger = logging.getLogger("hookexp")
-        self.state = RunState()
+        self.state = RunState(is_alone=self.world_size == 1)
         self.clock = FetchClock()
         self.message_hub = MessageHub()
         self.host_time = HostTime()
@@ -169,6 +169,8 @@ class Runner:
             with self.host_time.whole_loop():
                 loop.run()
             self.writer.wait()
+            # A launcher ends all ranks once one has left with a signal's code.
+            dist.wait_for_all()
         except BaseException as error:
             self._tell_hooks(error)
             plain = in_plain_words(error, self)

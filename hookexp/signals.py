@@ -143,7 +143,7 @@ class StopSignals:
             os.write(2, b"\nhookexp: left at once; what was saved is whole\n")
             os._exit(_EXIT_CODES["SIGINT"])
         self._state.exit_code = _EXIT_CODES[name]
-        self._state.stop("Ctrl-C" if name == "SIGINT" else name, urgent=True)
+        self._state.stop_urgently("Ctrl-C" if name == "SIGINT" else name)
 
 
 @contextmanager

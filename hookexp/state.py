@@ -56,17 +56,28 @@ class RunState:
     exit_code: int = 0
     """What the process should leave with because a signal stopped it."""
     save_requests: list[SaveRequest] = field(default_factory=list)
+    urgent_reason: str = ""
+    """Why this rank has to stop at once; all do when they have told each other."""
     stop_is_urgent: bool = False
     """Whether to leave at once, so that what is due next is left to the resumed run."""
     is_sound: bool = False
     """Whether all parts of the run stand at the same iteration, so that it could continue here."""
     is_stepping: bool = False
     """Whether an optimizer is at work, so that some weights may be new and some old."""
+    is_alone: bool = True
+    """Whether there are no other ranks."""
+
+    def stop_urgently(self, reason: str) -> None:
+        """Stop for a reason that other ranks may not have, such as a signal: at a point of all."""
+        self.urgent_reason = self.urgent_reason or reason
+        if self.is_alone:
+            self.stop(reason, urgent=True)
 
     def stop(self, reason: str, urgent: bool = False) -> None:
         """Ask the train loop to end at its next safe point; the first reason stays.
 
-        A validation that is due is still run, unless the stop is urgent.
+        A validation that is due is still run, unless the stop is urgent. With several ranks all
+        have to ask in the same iteration.
         """
         if not urgent:
             self.final_reason = self.final_reason or reason

@@ -25,6 +25,7 @@ FLOORS = {
         "message_hub",
         "parts",
         "signals",
+        "stop_together",
         "sink_list",
         "summary",
         "checkpoint.",

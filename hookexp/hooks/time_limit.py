@@ -10,7 +10,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-from hookexp import dist
 from hookexp.hook import Batch, Hook, Mode, Priority
 from hookexp.runner import Runner
 
@@ -29,25 +28,20 @@ class TimeLimitHook(Hook):
         since: `run`, from the beginning of the run; or `process`, from the start of the program,
             with its imports and the loading of data, which is what a scheduler counts. Jobs of a
             sweep share a program, so there `process` limits all of them together.
-        interval: with several ranks, iterations between two looks at the clock, because all have
-            to stop at the same one; a single process looks after each.
 
     Raises:
-        ValueError: for minutes that are not above 0, another `since`, or an interval below 1.
+        ValueError: for minutes that are not above 0, or another `since`.
     """
 
     priority = Priority.LOW
 
-    def __init__(self, minutes: float, since: str = "run", interval: int = 10) -> None:
+    def __init__(self, minutes: float, since: str = "run") -> None:
         if not minutes > 0:
             raise ValueError(f"minutes={minutes}: use a number above 0")
         if since not in ("run", "process"):
             raise ValueError(f"since={since}: use run or process")
-        if isinstance(interval, bool) or not isinstance(interval, int) or interval < 1:
-            raise ValueError(f"interval={interval}: use a whole number of iterations, 1 or more")
         self.minutes = minutes
         self.since = since
-        self.interval = interval
         self._began = 0.0
 
     def before_run(self, runner: Runner) -> None:
@@ -64,12 +58,10 @@ class TimeLimitHook(Hook):
     ) -> None:
         if runner.mode != "train" or runner.state.stop_reason:
             return
-        if runner.world_size > 1 and (batch_idx + 1) % self.interval != 0:
-            return
         minutes = (time.monotonic() - self._began) / 60
-        if dist.broadcast(minutes >= self.minutes):
-            runner.state.stop(
-                f"time limit: {minutes:.1f} of {self.minutes:g} minutes have passed", urgent=True
+        if minutes >= self.minutes:
+            runner.state.stop_urgently(
+                f"time limit: {minutes:.1f} of {self.minutes:g} minutes have passed"
             )
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import os
+import signal
 from itertools import islice
 from pathlib import Path
 
@@ -24,7 +26,9 @@ RUNS = {
         "hooks.check_invalid_loss.action=stop",
         "hooks.check_invalid_loss.interval=3",
     ),
-    "limit": ("hooks=+time_limit-checkpoint", "hooks.time_limit.interval=4"),
+    "limit": ("hooks=+time_limit", "data.batch_size=300"),
+    "signal": (),
+    "signal in validation": ("trainer.val_interval=3",),
     "search": ("hooks=+lr_finder-param_scheduler-checkpoint", "hooks.lr_finder.num_iters=20"),
     "freeze": (
         "hooks=+freeze+precise_bn-checkpoint",
@@ -47,6 +51,36 @@ class Poison(Hook):
         outputs["other_loss"] = torch.tensor(
             torch.nan if runner.iter == 1 and runner.rank == 1 else 0.0
         )
+
+
+class Signal(Hook):
+    """One that the second rank alone has, in its fourth iteration."""
+
+    priority = Priority.LOWEST
+
+    def __init__(self):
+        self.exit_code = None
+
+    def before_train_iter(self, runner, batch_idx, data_batch=None):
+        if runner.rank == 1 and runner.iter == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    def after_run(self, runner):
+        self.exit_code = runner.state.exit_code
+
+
+class SignalInValidation(Hook):
+    """One that the second rank alone has, at the first batch of a validation."""
+
+    def __init__(self):
+        self.num_validated = 0
+
+    def before_val_iter(self, runner, batch_idx, data_batch=None):
+        if runner.rank == 1 and batch_idx == 0:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    def after_val(self, runner):
+        self.num_validated += 1
 
 
 class Steps(Hook):
@@ -114,7 +148,13 @@ class Statistics(Hook):
         self.by_hand.append(over_ranks(model[4].running_mean))
 
 
-PROBES = {"guard": Poison, "freeze": Statistics, "sam": Sharpest}
+PROBES = {
+    "guard": Poison,
+    "freeze": Statistics,
+    "sam": Sharpest,
+    "signal": Signal,
+    "signal in validation": SignalInValidation,
+}
 
 
 def over_ranks(tensor):
@@ -135,12 +175,12 @@ def train_as(rank, folder):
 def train(name, rank, work_dir):
     """Where the run ended and why, its weights after each step, and what its probe wrote down."""
     work_dir.mkdir()
-    words = ["trainer.device=cpu", "sinks=none", "model.width=4", "data.batch_size=64"]
-    words += ["model.dropout=0", f"trainer.max_iters={NUM_ITERS.get(name, 40)}"]
+    words = ["trainer.device=cpu", "sinks=none", "model.width=4", "model.dropout=0"]
+    words += [f"trainer.max_iters={NUM_ITERS.get(name, 40)}"]
     if name == "limit":
         words.append(f"hooks.time_limit.minutes={1e-9 if rank == 0 else 1000}")
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        cfg = compose("config", overrides=[*RUNS[name], *words])
+        cfg = compose("config", overrides=["data.batch_size=64", *RUNS[name], *words])
     runner = build_runner(cfg, work_dir)
     steps, probe = Steps(), PROBES.get(name, Hook)()
     runner.register_hook(steps)
@@ -158,8 +198,14 @@ def test_ranks_hold_back_stop_and_search_together(tmp_path):
     assert "not finite at iteration 2 (loss)" in reason
     assert iterations == 3
     assert weights[0] == weights[1] != weights[2]
-    assert [told["limit"][0] for told in (ours, theirs)] == [4, 4]
-    assert "time limit" in ours["limit"][1]
+    assert ours["limit"][0] == theirs["limit"][0] < 10
+    assert "time limit" in ours["limit"][1] and ours["limit"][1] == theirs["limit"][1]
+    assert ours["signal"] == theirs["signal"]
+    iterations, reason, _, told = ours["signal"]
+    assert 3 < iterations < 40 and reason == "SIGTERM" and told == {"exit_code": 143}
+    assert ours["signal in validation"] == theirs["signal in validation"]
+    iterations, reason, _, told = ours["signal in validation"]
+    assert (iterations, reason, told) == (3, "SIGTERM", {"num_validated": 0})
     assert ours["search"] == theirs["search"]
     assert len(ours["search"][3]) == ours["search"][0]
     assert_sharpness_is_met(ours["sam"], theirs["sam"])

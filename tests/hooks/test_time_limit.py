@@ -120,27 +120,11 @@ def test_the_age_of_a_process_where_the_system_does_not_tell(monkeypatch):
     assert 0 < time_limit._process_age() <= time.process_time()
 
 
-def test_with_ranks_all_look_at_the_same_iterations_and_rank_0_decides(
-    make_runner, clock, monkeypatch
-):
-    monkeypatch.setattr("hookexp.runner.Runner.world_size", 2)
-    asked = []
-    monkeypatch.setattr(time_limit.dist, "broadcast", lambda value: asked.append(value) or value)
-    hook = TimeLimitHook(minutes=5.5, interval=4)
-    runner = make_runner(
-        {"time_limit": hook, "clock": clock}, train_size=96, max_epochs=1, val_size=0
-    )
-    runner.run("train")
-    assert asked == [False, True]
-    assert runner.iter == 8
-
-
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         ({"minutes": 0}, "minutes=0: use a number above 0"),
         ({"minutes": 1, "since": "now"}, "since=now: use run or process"),
-        ({"minutes": 1, "interval": 0}, "interval=0: use a whole number of iterations"),
     ],
 )
 def test_what_is_refused(arguments, message):

@@ -1,0 +1,55 @@
+"""`StopTogether`: ranks that end at the same safe point.
+
+A signal reaches some ranks only, or each in another iteration, and clocks differ. A rank that left
+the loop by itself would wait in its checkpoint for the others, and they for it in their gradients.
+"""
+
+from __future__ import annotations
+
+import math
+from time import monotonic
+from typing import TYPE_CHECKING
+
+from hookexp import dist
+
+if TYPE_CHECKING:
+    from hookexp.state import RunState
+
+_SECONDS = 0.5
+_MOST_CALLS = 200
+
+
+class StopTogether:
+    """Has the ranks tell each other, about twice a second, whether one of them has to stop.
+
+    After how many calls they do so next is part of what they agree on, so that it costs next to
+    nothing however short an iteration is, and takes one where they are long.
+    """
+
+    def __init__(self, state: RunState) -> None:
+        self._state = state
+        self._calls = self._calls_left = 1
+        self._common_calls = math.inf
+        self._since = monotonic()
+
+    def begin(self, num_calls: int | None) -> None:
+        """Say how often `look` will be called, where that may not be the same on all ranks."""
+        self._common_calls = min(dist.gather(num_calls or 0))
+
+    def look(self) -> None:
+        """Called by all ranks, as often by one as by another."""
+        self._calls_left -= 1
+        self._common_calls -= 1
+        if self._calls_left > 0 or self._common_calls < 0 or dist.world_size() == 1:
+            return
+        state = self._state
+        seconds = monotonic() - self._since
+        # At most twice as many as before: the next ones may take longer.
+        calls = min(int(self._calls * _SECONDS / seconds), 2 * self._calls, _MOST_CALLS)
+        told = dist.gather((state.exit_code, state.urgent_reason, calls))
+        self._calls = self._calls_left = max(min(calls for *_, calls in told), 1)
+        self._since = monotonic()
+        code, reason, _ = max(told)
+        state.exit_code = state.exit_code or code
+        if reason:
+            state.stop(reason, urgent=True)
