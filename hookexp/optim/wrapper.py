@@ -49,6 +49,8 @@ class OptimWrapper:
         self.windows = Windows()
         """Which iterations share a step, as the optimizer hook has set it."""
         self._unscaled: set[str | None] = set()
+        self._scale_is_due = False
+        """Whether the scaler has seen steps since its scale was last updated."""
         self._names: dict[int, str] = {}
         self._configured = {
             name: [copy.deepcopy(_without_params(group)) for group in o.param_groups]
@@ -98,6 +100,7 @@ class OptimWrapper:
         """Add the gradients of `loss / window`, scaled when the precision is fp16."""
         loss = loss / window if window != 1 else loss
         if self.scaler.is_enabled():
+            self._update_scale()
             loss = self.scaler.scale(loss)
         loss.backward()  # type: ignore[no-untyped-call]
 
@@ -135,9 +138,15 @@ class OptimWrapper:
         is_finite = not any(bool(value) for value in found)
         if is_finite:
             self.scaler.step(optimizer)
-        self.scaler.update()
+        # Other optimizers may have gradients of the same scale still to step with.
+        self._scale_is_due = True
         stepping.zero_grad(optimizer, self.set_to_none)
         return is_finite
+
+    def _update_scale(self) -> None:
+        if self._scale_is_due:
+            self.scaler.update()
+        self._scale_is_due = False
 
     def zero_grad(self) -> None:
         for optimizer in self.optimizers.values():
@@ -149,6 +158,7 @@ class OptimWrapper:
         `names` has the parameters in the order of the optimizers' own numbering, `configured` the
         hyper-parameters that the run began with.
         """
+        self._update_scale()
         return {
             "kinds": {name: type(o).__name__ for name, o in self.optimizers.items()},
             "names": {name: self.names_of(name) for name in self.optimizers},
@@ -190,8 +200,9 @@ class OptimWrapper:
                     if isinstance(value, Tensor) and value.dim() and value.shape == parameter.shape:
                         entries[key] = _laid_out_as(parameter, value)
             fill_momentum(optimizer)
-        if state["scaler"]:
-            self.scaler.load_state_dict(state["scaler"])
+        ours, saved = self.scaler.state_dict(), state["scaler"]
+        if _is_dynamic(ours) and _is_dynamic(saved):
+            self.scaler.load_state_dict(saved)
 
     def names_of(self, name: str) -> list[str]:
         """An optimizer's parameters by name, in its order; by number where no model names them."""
@@ -248,6 +259,11 @@ def checked_clip(grad_clip: Mapping[str, Any]) -> dict[str, Any]:
 
 def _momentum_of(group: dict[str, Any]) -> float:
     return float(group["betas"][0] if "betas" in group else group.get("momentum", 0.0))
+
+
+def _is_dynamic(scaler: Mapping[str, Any]) -> bool:
+    """Whether a scaler's state moves; one that is fixed is as the config says, as is one anew."""
+    return bool(scaler) and scaler["growth_factor"] != 1.0
 
 
 def _laid_out_as(parameter: Tensor, value: Tensor) -> Tensor:

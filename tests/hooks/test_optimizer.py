@@ -217,6 +217,38 @@ def test_a_fixed_loss_scale_stays(make_runner):
     assert runner.optim_wrapper.scaler.get_scale() == 128.0
 
 
+@pytest.mark.parametrize(
+    ("before", "now", "scale"),
+    [("dynamic", 128.0, 128.0), (128.0, "dynamic", 65536.0), (128.0, 64.0, 64.0)],
+)
+def test_the_loss_scale_of_a_resumed_run_is_what_the_config_says_now(
+    make_runner, before, now, scale
+):
+    first = run(
+        make_runner, OptimizerHook(loss_scale=before), Plain(), precision="fp16", max_epochs=1
+    )
+    first.save_checkpoint("a.pth")
+    first.save_requested()
+    first.writer.wait()
+    scales = []
+
+    class Watch(Hook):
+        def before_train(self, runner):
+            scaler = runner.optim_wrapper.scaler
+            scales.append((scaler.get_scale(), scaler.get_growth_factor()))
+
+    hooks = {"optimizer": OptimizerHook(loss_scale=now), "watch": Watch()}
+    make_runner(
+        hooks,
+        with_optimizer=False,
+        model=Plain(),
+        precision="fp16",
+        max_epochs=2,
+        resume=str(first.work_dir / "a.pth"),
+    ).run("train")
+    assert scales == [(scale, 2.0 if now == "dynamic" else 1.0)]
+
+
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
 def test_half_precision_learns_on_the_cpu(make_runner, precision):
     runner = run(make_runner, OptimizerHook(), Plain(), max_epochs=10, precision=precision)

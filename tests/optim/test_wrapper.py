@@ -176,6 +176,22 @@ def test_the_loss_scale_comes_back():
     assert restored.scaler.get_scale() == 32768.0
 
 
+@pytest.mark.parametrize(("factor", "new_scale"), [(float("inf"), 512.0), (1.0, 2048.0)])
+def test_the_loss_scale_changes_when_all_optimizers_of_a_backward_have_stepped(factor, new_scale):
+    first, second = (nn.Parameter(torch.ones(2)) for _ in range(2))
+    optimizers = {name: torch.optim.SGD([p], lr=1.0) for name, p in (("a", first), ("b", second))}
+    scaler = torch.amp.GradScaler("cpu", init_scale=1024.0, growth_interval=1)
+    wrapper = OptimWrapper(optimizers, scaler)
+    wrapper.backward((first * factor).sum() + second.sum())
+    assert wrapper.step("a") is (factor == 1.0)
+    wrapper.unscale("b")
+    assert second.grad.tolist() == [1.0, 1.0]
+    assert wrapper.step("b")
+    assert wrapper.state_dict()["scaler"]["scale"] == new_scale
+    wrapper.backward(second.sum())
+    assert second.grad.tolist() == [new_scale, new_scale]
+
+
 @pytest.mark.parametrize("fused", [True, False])
 def test_a_skipped_first_step_leaves_no_trace(fused):
     weight = nn.Parameter(torch.ones(3))
