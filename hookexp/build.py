@@ -66,6 +66,9 @@ def build_runner(cfg: DictConfig, work_dir: Path, splits: tuple[Mode, ...] | Non
     settings = settings_of(cfg)
     check_paths(cfg)
     check_ignored_names(cfg.resume_ignore)
+    start = _read_resumed(cfg, work_dir)
+    seed = dist.broadcast(_seed(cfg, start))
+    seed_everything(seed)
     hooks = build_hooks(cfg)
     sinks = SinkList({name: instantiate(n, f"sinks.{name}") for name, n in nodes_of(cfg, "sinks")})
     task = _build_task(cfg)
@@ -79,13 +82,12 @@ def build_runner(cfg: DictConfig, work_dir: Path, splits: tuple[Mode, ...] | Non
     device = resolve_device(settings.device, dist.local_rank())
     make_current(device)
     set_numerics(settings)
-    seed = dist.broadcast(
-        random.SystemRandom().randrange(2**31) if cfg.seed is None else whole_number(cfg, "seed", 0)
-    )
-    seed_everything(seed)
+    seed_everything(seed)  # The weights do not depend on what hooks and the task have drawn.
     model = build_model(cfg, settings, device)
     optim_wrapper = build_optim_wrapper(cfg, settings, device, model)
-    start = _read_start(cfg, model)
+    start = start or _read_loaded(cfg, model)
+    if start is not None:
+        refuse_other_model(model, start.checkpoint, start.path)
     splits = splits or _SPLITS[cfg.mode]
     loaders = {split: build_loader(cfg.data, split, settings, device, seed) for split in splits}
     # Training begins with generators that do not depend on what building model and data drew.
@@ -173,13 +175,24 @@ def _check_metrics(
     return choose_objective(settings.objective, task.metric_names)
 
 
-def _read_start(cfg: DictConfig, model: nn.Module) -> Start | None:
-    """Read a named checkpoint once, and refuse one of another model before any data is loaded."""
-    if cfg.resume == "auto":
+def _read_resumed(cfg: DictConfig, work_dir: Path) -> Start | None:
+    """Read the checkpoint that a run continues from once, before anything else is built."""
+    if cfg.resume is None:
         return None
-    start = read_start(
-        cfg.resume, cfg.load_from, CheckpointStore(Path()), model, cfg.load_from_trusted
-    )
-    if start is not None:
-        refuse_other_model(model, start.checkpoint, start.path)
-    return start
+    return read_start(cfg.resume, None, CheckpointStore(work_dir), nn.Module())
+
+
+def _read_loaded(cfg: DictConfig, model: nn.Module) -> Start | None:
+    """Read the weights to begin with, before any data is loaded."""
+    if cfg.resume is not None:
+        return None
+    own = CheckpointStore(Path())
+    return read_start(None, cfg.load_from, own, model, cfg.load_from_trusted)
+
+
+def _seed(cfg: DictConfig, start: Start | None) -> int:
+    """The config's; where that leaves it open the one that a continued run has drawn, or a new."""
+    if cfg.seed is not None:
+        return whole_number(cfg, "seed", 0)
+    drawn = None if start is None else start.checkpoint.get("meta", {}).get("seed")
+    return random.SystemRandom().randrange(2**31) if drawn is None else int(drawn)

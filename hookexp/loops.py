@@ -71,7 +71,7 @@ class TrainLoop:
         runner.restore_hooks()
         snapshot.refuse_states_that_cannot_be_saved(runner)
         if runner.val_loop is not None and runner.settings.val_begin == 0 and state.iter == 0:
-            state.phase = Phase.VALIDATE
+            state.phase = state.phase if runner.resumed else Phase.VALIDATE
         self._reach_safe_point()
         while not self.is_done:
             if not inside_epoch:
@@ -94,8 +94,7 @@ class TrainLoop:
     def _train_on_batches(self) -> bool:
         """Train on the rest of the epoch; False if a stop left it unfinished."""
         runner, state = self.runner, self.runner.state
-        by_epoch, max_iters = runner.by_epoch, runner.settings.max_iters
-        host_time = runner.host_time
+        host_time, by_epoch, max_iters = runner.host_time, runner.by_epoch, runner.max_iters
         with closing(_fetch(runner, self.dataloader, state.batch_in_epoch)) as batches:
             for batch_idx, data_batch in batches:
                 if state.iter == host_time.next_iter:
@@ -110,11 +109,10 @@ class TrainLoop:
                 self._reach_safe_point()
                 if state.stop_reason or state.iter == max_iters:
                     break
-        if state.iter == max_iters:
-            return True
-        if not state.stop_reason:
+        is_last = state.iter == max_iters
+        if not (is_last or state.stop_reason):
             self._refuse_dry_data()
-        return not state.stop_reason
+        return is_last or not state.stop_reason
 
     def _refuse_dry_data(self) -> None:
         """An epoch without batches would never end a run; an endless one must not end early."""
@@ -198,7 +196,7 @@ class EvalLoop:
         An urgent stop gives the evaluation up: None, and the generators are those from before it.
         """
         runner, task, mode = self.runner, self.runner.task, self.mode
-        was_training = runner.model.training
+        modes = {module: module.training for module in runner.model.modules()}
         generators = rng_state()
         runner.model.eval()
         try:
@@ -222,7 +220,9 @@ class EvalLoop:
             set_rng_state(generators)
             raise
         finally:
-            runner.model.train(was_training)
+            runner.model.train(modes[runner.model])
+            for module, is_training in modes.items():
+                module.training = is_training  # A part may have had another mode.
         return self.metrics
 
     def run_iter(self, batch_idx: int, data_batch: Batch) -> None:

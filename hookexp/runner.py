@@ -30,7 +30,7 @@ from hookexp.loops import EvalLoop, TrainLoop
 from hookexp.message_hub import MessageHub
 from hookexp.signals import StopSignals
 from hookexp.state import FetchClock, Phase, RunState, SaveRequest
-from hookexp.summary import Summary
+from hookexp.summary import SUMMARY_FILE, Summary
 
 if TYPE_CHECKING:
     from hookexp.data.loader import Loader
@@ -166,6 +166,9 @@ class Runner:
             if mode == "train":
                 self._bind_param_schedulers()
             self._load()
+            if mode == "train" and self.rank == 0:
+                # It would tell of another end, should this one be killed.
+                (self.work_dir / SUMMARY_FILE).unlink(missing_ok=True)
             with self.host_time.whole_loop():
                 loop.run()
             self.writer.wait()
@@ -267,6 +270,7 @@ class Runner:
         for request in requests:
             checkpoint = snapshot.collect(self, request)
             self.hooks.before_save_checkpoint(self, checkpoint=checkpoint)
+            snapshot.collect_of_hooks(self, request, checkpoint)
             snapshot.ensure_loadable(checkpoint)
             if self.rank == 0:
                 self.writer.save(

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from hookexp.build import build_runner
 from hookexp.checkpoint.host_copy import HostCopy
-from hookexp.checkpoint.snapshot import collect
+from hookexp.checkpoint.snapshot import collect, collect_of_hooks
 from hookexp.errors import ConfigError
 from hookexp.hook import Batch, Hook, Priority
 from hookexp.runner import Runner
@@ -113,7 +113,9 @@ def _train(cfg: DictConfig, folder: Path, iters: int, resume: Path | None) -> di
     summary = runner.run("train")
     if summary.exit_code:
         raise SystemExit(summary.exit_code)
-    state = collect(runner, SaveRequest(_FILE))
+    request = SaveRequest(_FILE)
+    state = collect(runner, request)
+    collect_of_hooks(runner, request, state)
     for of_clock_or_disk in ("meta", "message_hub"):
         del state[of_clock_or_disk]
     # Which files are kept differs by intent: the resumed run has a folder of its own.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 
+import numpy as np
 import pytest
 import torch
 from fakes import TinyData
@@ -145,6 +146,43 @@ def test_the_same_seed_gives_the_same_run_whatever_building_drew(tmp_path):
     assert all(torch.equal(weights[0][k], weights[1][k]) for k in weights[0])
     other = build_runner(tiny("seed=1"), tmp_path)
     assert not torch.equal(other.model.generator.weight, runner.model.generator.weight)
+
+
+def test_a_hook_that_draws_when_it_is_made_draws_the_same(tmp_path):
+    drawn = []
+    for noise in (0, 5):
+        np.random.seed(noise)
+        cfg = tiny(f"+hooks.drawing._target_={HERE}.Drawing")
+        drawn.append(build_runner(cfg, tmp_path).hooks["drawing"].drawn)
+    assert drawn[0] == drawn[1]
+
+
+class Drawing(Hook):
+    def __init__(self):
+        self.drawn = np.random.rand()
+
+
+def test_a_seed_that_was_drawn_is_that_of_the_run_that_goes_on(tmp_path):
+    def build(*words):
+        cfg = tiny("seed=null", *words)
+        cfg.data.train = {"_target_": f"{HERE}.RandomData"}
+        return build_runner(cfg, tmp_path)
+
+    first = build("hooks=none", "+hooks/optimizer=default", "+hooks/checkpoint=default")
+    data = first.train_dataloader.dataset.inputs
+    first.run("train")
+    for resume in ("resume=auto", f"resume={tmp_path}"):
+        rest = build("hooks=none", "+hooks/optimizer=default", "+hooks/checkpoint=default", resume)
+        assert rest.seed == first.seed
+        assert torch.equal(rest.train_dataloader.dataset.inputs, data)
+
+
+class RandomData(TinyData):
+    """As a data set that is split at random in its constructor."""
+
+    def __init__(self):
+        super().__init__(24)
+        self.inputs = torch.rand(24, 4)
 
 
 def test_no_seed_draws_one_that_the_run_knows(tmp_path):

@@ -121,6 +121,80 @@ def test_by_iterations(make_runner, tmp_path, stop_at):
     assert_same_run(whole, cut, "iter_9.pth")
 
 
+class DrawsAndCounts(Hook):
+    """Its state and the generators move when it is told of a save."""
+
+    def __init__(self):
+        self.num_saves = 0
+
+    def before_save_checkpoint(self, runner, checkpoint):
+        self.num_saves += 1
+        torch.rand(3)
+
+    def state_dict(self):
+        return {"num_saves": self.num_saves}
+
+    def load_state_dict(self, state):
+        self.num_saves = state["num_saves"]
+
+
+class EvaluatesItsDropout(Hook):
+    """A part in another mode than the rest, for good."""
+
+    def before_train(self, runner):
+        runner.model.dropout.eval()
+
+
+@pytest.mark.parametrize("hook", [DrawsAndCounts, EvaluatesItsDropout])
+def test_what_a_hook_of_the_users_does(make_runner, tmp_path, hook):
+    def run(folder, hooks, **more):
+        every = CheckpointHook(by_epoch=False, interval=2)
+        torch.manual_seed(0)
+        make_runner(
+            {**parts(), "checkpoint": every, "hook": hook(), **hooks},
+            work_dir=folder,
+            **settings(max_epochs=4),
+            **more,
+        ).run("train")
+
+    run(tmp_path / "whole", {})
+    # As if killed right after the save of iteration 8.
+    run(tmp_path / "cut", {"stop": StopAt(8)})
+    run(tmp_path / "cut", {}, resume="auto")
+    assert_same_run(tmp_path / "whole", tmp_path / "cut", "iter_12.pth")
+
+
+def test_a_summary_of_before_does_not_end_a_run_that_was_begun_again(make_runner, tmp_path):
+    make_runner(parts(), work_dir=tmp_path, **settings(max_epochs=2)).run("train")
+    seen = []
+
+    class Look(Hook):
+        def before_train(self, runner):
+            seen.append((tmp_path / "summary.json").exists())
+
+    again = {**parts(), "look": Look()}
+    make_runner(
+        again, work_dir=tmp_path, resume=str(tmp_path / "epoch_1.pth"), **settings(max_epochs=2)
+    ).run("train")
+    assert seen == [False] and (tmp_path / "summary.json").exists()
+
+
+def test_a_validation_before_the_first_iteration_is_made_once(make_runner, tmp_path):
+    class SaveAfterIt(Hook):
+        def after_val(self, runner):
+            if runner.iter == 0:
+                runner.save_checkpoint("begin.pth")
+
+    recorder = Recorder()
+    more = {**settings(max_epochs=1), "val_begin": 0}
+    make_runner({**parts(), "save": SaveAfterIt()}, work_dir=tmp_path, **more).run("train")
+    rest = make_runner(
+        {**parts(), "recorder": recorder}, resume=str(tmp_path / "begin.pth"), **more
+    )
+    rest.run("train")
+    assert recorder.points.count("before_val") == 1
+
+
 class EndAt(Hook):
     """Ends a run for good, as early stopping does; what comes next it may be told to do as well."""
 

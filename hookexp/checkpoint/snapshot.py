@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 
 def collect(runner: Runner, request: SaveRequest) -> dict[str, Any]:
-    """Everything the next step depends on, as tensors and plain types."""
+    """What the next step depends on, as tensors and plain types; `collect_of_hooks` adds to it."""
     meta = {
         "epoch": runner.epoch,
         "iter": runner.iter,
@@ -56,17 +56,10 @@ def collect(runner: Runner, request: SaveRequest) -> dict[str, Any]:
         return {"meta": meta, "state_dict": weights}
     checkpoint: dict[str, Any] = {
         "meta": meta,
-        "message_hub": runner.message_hub.state_dict(),
         "state_dict": weights,
         "loop": {**runner.state.state_dict(), "budget": _budget(runner)},
         "sampler": sampler_of(runner),
         "objective": None if runner.objective is None else asdict(runner.objective),
-        "hooks": {
-            entry.name: _state_of(entry)
-            for entry in runner.hooks.entries
-            if hasattr(entry.hook, "state_dict")
-        },
-        "rng": dist.gather(seed.rng_state()),
     }
     loader = None if runner.train_loop is None else runner.train_loop.dataloader
     if isinstance(loader, BatchStream):
@@ -76,6 +69,19 @@ def collect(runner: Runner, request: SaveRequest) -> dict[str, Any]:
     if request.with_param_schedulers:
         checkpoint["param_schedulers"] = runner.param_schedulers.state_dict()
     return checkpoint
+
+
+def collect_of_hooks(runner: Runner, request: SaveRequest, checkpoint: dict[str, Any]) -> None:
+    """Add what hooks may still change when they are told of the save: it counts as it is then."""
+    if request.weights_alone:
+        return
+    checkpoint["message_hub"] = runner.message_hub.state_dict()
+    checkpoint["hooks"] = {
+        entry.name: _state_of(entry)
+        for entry in runner.hooks.entries
+        if hasattr(entry.hook, "state_dict")
+    }
+    checkpoint["rng"] = dist.gather(seed.rng_state())
 
 
 def _state_of(entry: HookEntry) -> Any:
