@@ -58,7 +58,11 @@ class PreciseBnHook(Hook):
         norms = _learning_norms(runner)
         if norms and self.validations % self.interval == 0:
             self._compute(runner, norms)
-        self.validations += 1
+
+    def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
+        """A validation that was given up does not count: the resumed run begins it again."""
+        if runner.mode == "train":
+            self.validations += 1
 
     def state_dict(self) -> dict[str, int]:
         return {"validations": self.validations}

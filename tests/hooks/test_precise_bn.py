@@ -130,6 +130,33 @@ def test_an_interval_counts_validations_and_survives_a_resume(make_runner, tmp_p
     assert computed == [5]
 
 
+def test_a_validation_that_is_given_up_does_not_count(make_runner, tmp_path):
+    class Counting(PreciseBnHook):
+        def _compute(self, runner, norms):
+            computed.append(runner.epoch)
+            super()._compute(runner, norms)
+
+    class Stop(Hook):
+        def after_val_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+            if runner.epoch == 1 and not runner.resumed:
+                runner.state.stop("SIGTERM", urgent=True)
+
+    computed = []
+
+    def run(folder, hooks, **more):
+        saves_at_the_stop = CheckpointHook(interval=10)
+        hooks = {"precise_bn": Counting(interval=2), "checkpoint": saves_at_the_stop, **hooks}
+        runner = make_runner(hooks, work_dir=tmp_path / folder, val_size=24, max_epochs=4, **more)
+        runner.run("train")
+        return runner.model.state_dict()
+
+    whole = run("whole", {})
+    run("cut", {"stop": Stop()})
+    rest = run("cut", {"stop": Stop()}, resume="auto")
+    assert computed == [1, 3, 1, 1, 3]
+    assert all(torch.equal(value, rest[key]) for key, value in whole.items())
+
+
 def test_frozen_batch_norm_keeps_its_statistics(make_runner):
     recorder = Recorder()
     hooks = {"freeze": FreezeHook(["norm"]), "precise_bn": PreciseBnHook(), "recorder": recorder}
