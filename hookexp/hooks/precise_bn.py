@@ -12,7 +12,8 @@ import torch
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from hookexp import dist
-from hookexp.data.loader import apart, num_batches
+from hookexp.data.loader import apart
+from hookexp.data.stream import BatchStream
 from hookexp.errors import ConfigError
 from hookexp.hook import Hook, Priority
 from hookexp.runner import Runner
@@ -26,7 +27,8 @@ class PreciseBnHook(Hook):
     or are averaged by `ema`, they fit no weights at all. Here they are the plain mean, each batch
     counting the same, of the means and (unbiased) variances of the first `num_batches` training
     batches of the current epoch, augmented as in training (Wu and Johnson 2021, Rethinking "batch"
-    in batch norm, arXiv:2105.07576, section 3).
+    in batch norm, arXiv:2105.07576, section 3). A loader of the user's own begins another pass for
+    it, so of one that shuffles they are any `num_batches`.
 
     The new statistics stay, and training goes on moving them with batch norm's own momentum.
     Training itself reads none of them: it normalises by each batch. So weights, generators and the
@@ -35,6 +37,10 @@ class PreciseBnHook(Hook):
     Args:
         num_batches: how many training batches to read; all if there are fewer.
         interval: validations from one computation to the next.
+
+    Raises:
+        ValueError: for a number below 1.
+        ConfigError: if the training data cannot be read beside training.
     """
 
     priority = Priority.LOW
@@ -80,22 +86,30 @@ class PreciseBnHook(Hook):
             batches = apart(runner.train_dataloader)
         except TypeError as error:
             raise ConfigError(f"hooks.precise_bn: data.train: {error}, by training") from None
+        start, num_read = 0, 0
+        if not runner.by_epoch and not isinstance(batches, BatchStream):
+            # An endless loader counts batches over the borders of its epochs.
+            start = runner.state.batch_in_epoch
+            start -= start % (len(batches) or 1)
         for norm in norms:
             # On the host, which reads the count in each forward pass.
             norm.num_batches_tracked = torch.zeros((), dtype=torch.int64)
             norm.momentum = None  # The mean over all batches since the count was 0.
             norm.train()
         try:
-            # An endless loader counts batches over the borders of its epochs.
-            start = 0 if runner.by_epoch else runner.state.batch_in_epoch
-            start -= start % (num_batches(batches) or 1)
             for data_batch in islice(batches.iterate(start), self.num_batches):
                 runner.forward_train(data_batch)
+                num_read += 1
         finally:
             for norm, momentum, count in zip(norms, momenta, counts, strict=True):
                 norm.momentum, norm.num_batches_tracked = momentum, count
                 norm.eval()
             set_rng_state(generators)
+        if num_read == 0:
+            raise ConfigError(
+                "hooks.precise_bn: data.train gave no batch when it was read beside training; "
+                "it has to be iterable again and again"
+            )
         for norm in norms:
             _average_over_ranks([norm.running_mean, norm.running_var])
 

@@ -49,10 +49,10 @@ class Dropping(TinyModel):
         return self.outer(torch.relu(self.norm(self.inner(self.drop(inputs)))))
 
 
-def by_hand(model, num_batches, epoch=0):
+def by_hand(model, num_batches, epoch=0, shuffle=True):
     """Means of the first batches' means and variances before the norm; no dropout."""
     data = TinyData(24)
-    sampler = BatchSampler(24, 8, seed=0, shuffle=True)
+    sampler = BatchSampler(24, 8, seed=0, shuffle=shuffle)
     sampler.set_epoch(epoch)
     inner = [model.inner(data.inputs[indices]) for indices, _ in sampler.batches()][:num_batches]
     return (
@@ -186,6 +186,45 @@ def test_a_loader_of_the_users_own_is_read_beside_itself(make_runner):
         runner.run("train")
         orders.append([row[-2] for row in trace.trained])
     assert all(torch.equal(a, b) for a, b in zip(*orders, strict=True))
+
+
+@pytest.mark.parametrize("has_length", [True, False])
+def test_by_iterations_each_computation_reads_a_pass_of_the_users_own_loader(
+    make_runner, has_length
+):
+    class Unsized:
+        def __iter__(self):
+            return iter(batches)
+
+    data = TinyData(24)
+    batches = DataLoader(TensorDataset(data.inputs, data.targets), batch_size=8)
+    trace = Trace()
+    hooks = {"precise_bn": PreciseBnHook(2), "trace": trace}
+    runner = make_runner(hooks, max_iters=5, val_interval=2)
+    stream = BatchStream(batches if has_length else Unsized(), endless=True)
+    runner._parts.train_loader = runner.train_loop.dataloader = stream
+    runner.run("train")
+    assert len(trace.evaluated) == 3
+    for model in trace.evaluated:
+        mean, _ = by_hand(model, 2, shuffle=False)
+        assert torch.allclose(model.norm.running_mean, mean, atol=1e-6)
+
+
+def test_data_that_gives_no_batch_beside_training_is_an_error(make_runner):
+    class Once:
+        """Gives its batches in the first pass alone."""
+
+        num_passes = 0
+
+        def __iter__(self):
+            self.num_passes += 1
+            return iter([(data.inputs, data.targets)] if self.num_passes == 1 else [])
+
+    runner = make_runner({"precise_bn": PreciseBnHook()}, max_epochs=1)
+    data = TinyData(8)
+    runner._parts.train_loader = runner.train_loop.dataloader = BatchStream(Once())
+    with pytest.raises(ConfigError, match=r"precise_bn: data\.train gave no batch"):
+        runner.run("train")
 
 
 def test_a_stream_that_is_read_once_is_refused(make_runner):
