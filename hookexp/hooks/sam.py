@@ -87,15 +87,18 @@ class SamHook(Hook):
         weights = [p for g in wrapper.param_groups for p in g["params"] if p.grad is not None]
         statistics = [s.clone() for s in self._statistics]
         before = [w.detach().clone() for w in weights]
-        with torch.no_grad():
-            torch._foreach_add_(weights, self._ascent(weights))
-        wrapper.zero_grad()
-        _synchronise(runner, True)
-        wrapper.backward(_loss_of(runner.forward_train(data_batch)))
-        with torch.no_grad():
-            torch._foreach_copy_(weights, before)
-            if statistics:
-                torch._foreach_copy_(self._statistics, statistics)
+        try:
+            with torch.no_grad():
+                torch._foreach_add_(weights, self._ascent(weights))
+            wrapper.zero_grad()
+            _synchronise(runner, True)
+            wrapper.backward(_loss_of(runner.forward_train(data_batch)))
+        finally:
+            # Also after an error, or a checkpoint of it would hold the worst point.
+            with torch.no_grad():
+                torch._foreach_copy_(weights, before)
+                if statistics:
+                    torch._foreach_copy_(self._statistics, statistics)
         runner.optimizer_step()
 
     def _ascent(self, weights: list[nn.Parameter]) -> list[Tensor]:

@@ -14,6 +14,7 @@ import hookexp.app  # noqa: F401  (registers the plugins)
 from hookexp.build import build_hooks
 from hookexp.compose.conf_dir import conf_dir
 from hookexp.data.sampler import BatchSampler
+from hookexp.hook import Hook, Priority
 from hookexp.hooks.checkpoint import CheckpointHook
 from hookexp.hooks.sam import SamHook
 from hookexp.hooks.sampler_seed import DistSamplerSeedHook
@@ -139,6 +140,35 @@ def test_in_fp16_an_overflow_of_the_first_pass_skips_the_step(make_runner):
     assert runner.state.optim_steps == 0
     assert all(value.isfinite().all() for value in runner.model.state_dict().values())
     assert torch.equal(runner.model.norm.weight, torch.ones(8))
+
+
+def test_an_error_of_the_second_pass_leaves_the_weights_as_they_are(make_runner, tmp_path):
+    class Fails(TinyTask):
+        steps = 0
+
+        def train_step(self, model, batch):
+            self.steps += 1
+            outputs = super().train_step(model, batch)
+            if self.steps == 4:
+                raise RuntimeError("out of memory")
+            return outputs
+
+    class Trace(Hook):
+        """What the first pass of an iteration has left."""
+
+        priority = Priority.HIGHEST
+
+        def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+            self.state = copy.deepcopy(runner.model.state_dict())
+
+    trace = Trace()
+    hooks = {"trace": trace, "checkpoint": CheckpointHook(save_on_exception=True)}
+    with pytest.raises(RuntimeError, match="out of memory"):
+        run(make_runner, SamHook(rho=1.0), task=Fails(), hooks=hooks, max_epochs=1)
+    (path,) = (tmp_path / "run").glob("exception_*.pth")
+    saved = torch.load(path, weights_only=True)["state_dict"]
+    for key, value in trace.state.items():
+        assert torch.equal(saved[key], value), key
 
 
 def test_it_is_an_option_of_the_optimizer_hook():
