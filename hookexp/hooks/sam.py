@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from hookexp import dist
 from hookexp.hook import Batch, Hook, Priority
 from hookexp.optim.wrapper import checked_clip
 from hookexp.runner import Runner
@@ -84,7 +85,7 @@ class SamHook(Hook):
     ) -> None:
         wrapper = runner.optim_wrapper
         wrapper.backward(_loss_of(outputs))
-        weights = [p for g in wrapper.param_groups for p in g["params"] if p.grad is not None]
+        weights = _learning(runner)
         statistics = [s.clone() for s in self._statistics]
         before = [w.detach().clone() for w in weights]
         try:
@@ -101,7 +102,7 @@ class SamHook(Hook):
                     torch._foreach_copy_(self._statistics, statistics)
         runner.optimizer_step()
 
-    def _ascent(self, weights: list[nn.Parameter]) -> list[Tensor]:
+    def _ascent(self, weights: list[Tensor]) -> list[Tensor]:
         """e(w), whose length does not depend on the scale of the loss.
 
         What fp16 could not represent makes it NaN, and with it the second gradient: the scaler
@@ -119,6 +120,17 @@ class SamHook(Hook):
         """All tensors together to the length rho."""
         norm = torch.stack(torch._foreach_norm(direction)).norm()
         return list(torch._foreach_mul(direction, self.rho / (norm + 1e-12)))
+
+
+def _learning(runner: Runner) -> list[Tensor]:
+    """The weights that the step will move; with DDP frozen ones have gradients until then."""
+    parameters = [p for g in runner.optim_wrapper.param_groups for p in g["params"]]
+    frozen = runner.message_hub.get_info("frozen_params")
+    if frozen:
+        named = dist.unwrap(runner.model).named_parameters()
+        apart = {id(p) for name, p in named if name in frozen}
+        parameters = [p for p in parameters if id(p) not in apart]
+    return [p for p in parameters if p.grad is not None]
 
 
 def _synchronise(runner: Runner, with_the_other_ranks: bool) -> None:

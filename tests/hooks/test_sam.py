@@ -16,6 +16,7 @@ from hookexp.compose.conf_dir import conf_dir
 from hookexp.data.sampler import BatchSampler
 from hookexp.hook import Hook, Priority
 from hookexp.hooks.checkpoint import CheckpointHook
+from hookexp.hooks.freeze import FreezeHook
 from hookexp.hooks.sam import SamHook
 from hookexp.hooks.sampler_seed import DistSamplerSeedHook
 
@@ -169,6 +170,21 @@ def test_an_error_of_the_second_pass_leaves_the_weights_as_they_are(make_runner,
     saved = torch.load(path, weights_only=True)["state_dict"]
     for key, value in trace.state.items():
         assert torch.equal(saved[key], value), key
+
+
+def test_frozen_weights_have_no_part_in_the_way_up(make_runner):
+    """Nor with DDP, where they go on having gradients until the step."""
+
+    class Wrapped(FreezeHook):
+        def _set_requires_grad(self, value):
+            super()._set_requires_grad(True)
+
+    def weights(freeze):
+        hooks = {"freeze": freeze(["outer"], until_iter=2)}
+        return run(make_runner, SamHook(rho=1.0), hooks=hooks, max_iters=4).model.state_dict()
+
+    alone, wrapped = weights(FreezeHook), weights(Wrapped)
+    assert all(torch.equal(value, wrapped[key]) for key, value in alone.items())
 
 
 def test_it_is_an_option_of_the_optimizer_hook():
