@@ -90,11 +90,12 @@ class PredictionsHook(Hook):
     def after_test_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
         self._finish(runner)
 
+    def after_run(self, runner: Runner) -> None:
+        """An evaluation that was given up has no end of its own."""
+        self._close()
+
     def on_exception(self, runner: Runner, error: BaseException) -> None:
-        """What an evaluation has written until then stays, with the ending `.part`."""
-        if self._file is not None:
-            self._file.close()
-            self._file = None
+        self._close()
 
     def state_dict(self) -> dict[str, Any]:
         return {"num_validations": self._num_validations}
@@ -113,10 +114,15 @@ class PredictionsHook(Hook):
     def _finish(self, runner: Runner) -> None:
         if self._file is None:
             return
-        self._file.close()
-        self._file = None
+        self._close()
         _draft_of(self._path).replace(self._path)
         runner.logger.info("%d predictions written to %s", self._num_written, self._path)
+
+    def _close(self) -> None:
+        """What an evaluation has written until then stays, with the ending `.part`."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
 
     def _write(self, batch: Batch, outputs: Mapping[str, Any]) -> None:
         assert self._file is not None

@@ -22,8 +22,8 @@ class PrepareTTAHook(Hook):
     """During a test the model answers with the mean of its outputs over several transforms.
 
     The model stays the object it was, with its weights and names; only its `forward` is another
-    until the test ends, also by an error. Training and validation do not see it. A test takes as
-    many forward passes as there are transforms.
+    until the test ends, also by an error or a stop. Training and validation do not see it. A test
+    takes as many forward passes as there are transforms.
 
         python -m hookexp mode=test load_from=PATH hooks=+prepare_tta
         python -m hookexp mode=test load_from=PATH hooks=+prepare_tta/shift
@@ -74,6 +74,10 @@ class PrepareTTAHook(Hook):
         self._put_back = put_back
 
     def after_test(self, runner: Runner) -> None:
+        self._restore()
+
+    def after_run(self, runner: Runner) -> None:
+        """A test that was given up has no end of its own."""
         self._restore()
 
     def on_exception(self, runner: Runner, error: BaseException) -> None:

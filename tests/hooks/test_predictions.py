@@ -120,6 +120,21 @@ def test_an_evaluation_that_fails_leaves_a_part(make_runner, tmp_path):
     assert len(read(file)) == 6
 
 
+@pytest.mark.parametrize("mode", ["val", "test", "train"])
+def test_an_evaluation_that_is_stopped_leaves_a_part(make_runner, mode):
+    class Stop(Hook):
+        def _after_iter(self, runner, batch_idx, data_batch=None, outputs=None, mode="train"):
+            if mode != "train" and batch_idx == 1:
+                runner.state.stop("Ctrl-C", urgent=True)
+
+    hooks = {"stop": Stop(), "predictions": PredictionsHook()}
+    runner = make_runner(hooks, batch_size=3, task=Predict(), max_epochs=1)
+    runner.run(mode)
+    (file,) = (runner.work_dir / "predictions").glob("*")
+    assert file.suffix == ".part"
+    assert [row["index"] for row in read(file)] == list(range(6))
+
+
 def test_what_json_cannot_say_is_a_string(make_runner):
     class Broken(TinyTask):
         def val_step(self, model, batch):

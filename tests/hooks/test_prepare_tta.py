@@ -107,6 +107,18 @@ def test_an_error_during_the_test_puts_the_model_back(make_runner):
     assert kept.is_put_back == [True]
 
 
+def test_a_test_that_is_stopped_puts_the_model_back(make_runner):
+    class Stop(Hook):
+        def after_test_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+            runner.state.stop("Ctrl-C", urgent=True)
+
+    kept = Kept()
+    hooks = {"tta": PrepareTTAHook([FLIP]), "stop": Stop(), "kept": kept}
+    runner = make_runner(hooks, task=Predict(), batch_size=4)
+    assert runner.run("test").status == "stopped"
+    assert kept.is_put_back == [True]
+
+
 def test_a_model_that_had_a_forward_of_its_own_gets_it_back(make_runner):
     model = TinyModel()
     own = model.forward = partial(TinyModel.forward, model)
