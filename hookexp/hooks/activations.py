@@ -26,7 +26,8 @@ class ActivationsHook(Hook):
     For each named module `mean`, `std`, `zeros` and `nonfinite` (shares between 0 and 1) of its
     output go to `train/activations/<module>/...`, and those of the gradient with respect to it to
     `train/activation_gradients/<module>/...`. They stay on the device. Of an output with several
-    tensors the first counts, of several calls in one iteration the last.
+    tensors the first counts, and of several calls in one iteration too: the second pass of `sam` is
+    not one of the weights as they are.
 
     PyTorch's hooks are on the modules only in the iterations that are measured. Gradients are
     taken by a hook on the output, not by a full backward hook on the module: that one makes the
@@ -81,6 +82,7 @@ class ActivationsHook(Hook):
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Batch = None) -> None:
         if self.every_n_train_iters(runner, self.interval):
+            self._measured = {}
             for name, module in self._chosen.items():
                 see = partial(self._see_output, name)
                 self._handles.append(module.register_forward_hook(see))
@@ -100,16 +102,15 @@ class ActivationsHook(Hook):
             if key in hub.scalars:
                 hub.scalars[key].values.clear()
             hub.update_scalar(key, value)
-        self._measured = {}
 
     def after_run(self, runner: Runner) -> None:
         self._remove_handles()
 
     def _see_output(self, name: str, module: nn.Module, args: Any, output: Any) -> None:
-        tensor = _first_tensor(output)
-        if tensor is None:
+        tensor, prefix = _first_tensor(output), f"train/activations/{name}"
+        if tensor is None or f"{prefix}/mean" in self._measured:
             return
-        self._measure(f"train/activations/{name}", tensor)
+        self._measure(prefix, tensor)
         if self.gradients and tensor.requires_grad:
             measure = partial(self._measure, f"train/activation_gradients/{name}")
             self._handles.append(tensor.register_hook(measure))  # type: ignore[no-untyped-call]

@@ -10,6 +10,7 @@ from torch import nn
 from hookexp.errors import ConfigError
 from hookexp.hook import Hook, Priority
 from hookexp.hooks.activations import ActivationsHook
+from hookexp.hooks.sam import SamHook
 
 
 class Trace(Hook):
@@ -83,6 +84,20 @@ def test_outputs_and_gradients_of_the_last_measured_iteration(make_runner):
         read = runner.message_hub.read(f"train/activation_gradients/{name}/", 100)
         assert read == pytest.approx(statistics(gradient), rel=1e-4, abs=1e-6)
     assert runner.message_hub.get_scalar("train/activations/relu/zeros").current() > 0.2
+
+
+def test_with_sam_they_are_those_of_the_weights_as_they_are(make_runner):
+    hook = ActivationsHook(["inner"], interval=1, gradients=True)
+    more = {"max_epochs": 1, "train_size": 8}
+    plain, _ = run(make_runner, hook, **more)
+    trained_by_sam = make_runner(
+        {"optimizer": SamHook(rho=2.0), "activations": hook}, with_optimizer=False, **more
+    )
+    trained_by_sam.run("train")
+    for prefix in ("train/activations/", "train/activation_gradients/"):
+        expected = plain.message_hub.read(prefix, 100)
+        assert expected["inner/std"] > 0
+        assert trained_by_sam.message_hub.read(prefix, 100) == expected
 
 
 def test_broken_values_are_counted(make_runner):
