@@ -110,11 +110,13 @@ class ThroughputHook(Hook):
         data_batch: Batch = None,
         outputs: dict[str, Any] | None = None,
     ) -> None:
+        counter = self._leave_counter()
         first = _first_tensor(data_batch)
         if first is None or first.dim() == 0:
+            if counter is not None:
+                self._give_up_counting(runner, data_batch)
             return
         self._samples += len(first)
-        counter = self._leave_counter()
         if counter is not None:
             self._note_flops(runner, counter.get_total_flops() / len(first))
         tokens = self._tokens_in(first)
@@ -157,6 +159,15 @@ class ThroughputHook(Hook):
             "throughput: hooks.throughput.flops_per_sample=%.6g, as counted", flops_per_sample
         )
         self._set_flop_gauges(runner)
+
+    def _give_up_counting(self, runner: Runner, data_batch: Batch) -> None:
+        self.flops_per_sample = None
+        runner.logger.warning(
+            "hooks.throughput.flops_per_sample=count: a batch of type %s has no tensor to tell how "
+            "many samples it holds, so nothing is counted; batches are tensors, or lists, tuples "
+            "and dicts of them",
+            type(data_batch).__name__,
+        )
 
     def _leave_counter(self) -> FlopCounterMode | None:
         counter, self._counter = self._counter, None

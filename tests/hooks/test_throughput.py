@@ -185,20 +185,37 @@ def test_a_compiled_model_is_not_counted(make_runner, clock):
         run(make_runner, clock, hook, compile=True, model=TinyModel())
 
 
+class Odd:
+    def __len__(self):
+        return 16
+
+    def get_batch(self, indices, generator):
+        return ["text"] if len(indices) else None
+
+
+class OddTask(TinyTask):
+    def train_step(self, model, batch):
+        return {"loss": model(torch.ones(2, 4)).mean()}
+
+
 def test_a_batch_without_tensors_is_passed_over(make_runner, clock):
-    class Odd:
-        def __len__(self):
-            return 8
-
-        def get_batch(self, indices, generator):
-            return ["text"] if len(indices) else None
-
-    class OddTask(TinyTask):
-        def train_step(self, model, batch):
-            return {"loss": model(torch.ones(2, 4)).mean()}
-
     rows, _ = run(make_runner, clock, ThroughputHook(), data=Odd(), task=OddTask(), val_size=0)
     assert rows[0]["samples_per_s"] == 0.0
+
+
+def test_operations_of_a_batch_without_tensors_are_not_counted(make_runner, clock, caplog):
+    class Modes(Hook):
+        def before_train_iter(self, runner, batch_idx, data_batch=None):
+            depths.append(torch._C._len_torch_dispatch_stack())
+
+    depths = []
+    hook = ThroughputHook(flops_per_sample="count")
+    more = {"data": Odd(), "task": OddTask(), "val_size": 0, "hooks": {"modes": Modes()}}
+    rows, _ = run(make_runner, clock, hook, **more)
+    assert depths == [1, 0, 0, 0]
+    assert torch.utils._python_dispatch._get_current_dispatch_mode() is None
+    assert caplog.text.count("flops_per_sample=count: a batch of type list has no tensor") == 1
+    assert "tflops" not in rows[-1]
 
 
 @pytest.mark.parametrize(
