@@ -6,6 +6,7 @@ python -m hookexp hooks=+throughput/flops        # counts the operations of the 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from time import perf_counter
 from typing import Any
@@ -19,7 +20,9 @@ from hookexp.hook import Batch, Hook, Priority
 from hookexp.runner import Runner
 
 PEAK_TFLOPS = {
+    "GB200": 2500.0,
     "B200": 2250.0,
+    "GH200": 989.0,
     "H200": 989.0,
     "H100 PCIe": 756.0,
     "H100 NVL": 835.0,
@@ -29,7 +32,8 @@ PEAK_TFLOPS = {
     "L40": 181.0,
     "L4": 121.0,
 }
-"""By a part of the GPU's name: dense bf16 and fp16, from the vendor's data sheets."""
+"""By whole words of the GPU's name, as an RTX A1000 is no A100: dense bf16 and fp16, from the
+vendor's data sheets."""
 
 
 class ThroughputHook(Hook):
@@ -192,7 +196,8 @@ def _peak_tflops(runner: Runner) -> float | None:
     if runner.device.type != "cuda" or runner.settings.precision == "fp32":
         return None
     name = torch.cuda.get_device_name(runner.device)
-    return next((peak for part, peak in PEAK_TFLOPS.items() if part in name), None)
+    known = (peak for words, peak in PEAK_TFLOPS.items() if re.search(rf"\b{words}\b", name))
+    return next(known, None)
 
 
 def _first_tensor(batch: Any) -> Tensor | None:
