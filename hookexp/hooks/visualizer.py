@@ -31,8 +31,9 @@ class VisualizerHook(Hook):
     Data are pairs (inputs, targets), and inputs images (batch, channels, height, width) with 1 or
     3 channels: uint8, floats within 0..1, or any floats, which are stretched from an image's
     smallest to its largest. Predictions are `outputs["predictions"]`; scores (batch, classes)
-    stand for the class of the greatest. If the data set has `classes`, those are the names. Other
-    data cannot be drawn, which is said once.
+    stand for the class of the greatest. If the data set has `classes`, those are the names;
+    a number beyond them, as of what is ignored, stands for itself. Other data cannot be drawn,
+    which is said once.
 
         python -m hookexp hooks=+visualizer hooks.visualizer.max_images=64
 
@@ -152,7 +153,8 @@ def _in_words(values: Any, num: int, names: Sequence[str] | None) -> list[str]:
         values = values[:, 0] if values.shape[1] == 1 else values.argmax(1)
     if values.is_floating_point():
         return [f"{value:.3g}" for value in values.tolist()]
-    return [str(value if names is None else names[value]) for value in values.tolist()]
+    named = dict(enumerate(() if names is None else names))
+    return [str(named.get(value, value)) for value in values.tolist()]
 
 
 def _to_uint8(images: Tensor) -> Tensor:

@@ -255,6 +255,8 @@ def test_images_of_other_than_1_or_3_channels_are_no_images(run, caplog, tmp_pat
 def test_classes_have_their_names():
     words = visualizer._in_words(torch.tensor([1, 0, 1]), 2, Squares.classes)
     assert words == ["odd", "even"]
+    words = visualizer._in_words(torch.tensor([0, 255, -1, 2]), 4, Squares.classes)
+    assert words == ["even", "255", "-1", "2"]
     assert visualizer._in_words(torch.tensor([[0.1, 0.2, 0.0]]), 2, None) == ["1"]
     assert visualizer._in_words(torch.zeros(2, 3, 4), 2, None) == []
 
