@@ -36,7 +36,8 @@ class TextSamplesHook(Hook):
     A falling loss does not say what a model has learned; its text does. The sample is drawn with a
     generator of its own that starts anew each time, so training draws the same random numbers with
     this hook as without it, and two samples differ only by the weights. Weights that another hook
-    has swapped in for the evaluation (EMA) are those that write.
+    has swapped in for the evaluation (EMA) are those that write. Where a model's outputs are NaN
+    the sample ends, which its file and a warning say.
 
         python -m hookexp experiment=charlm hooks.text_samples.temperature=0.5
 
@@ -80,15 +81,21 @@ class TextSamplesHook(Hook):
     def _write(self, runner: Runner, dataset: TextDataset, name: str) -> None:
         if runner.rank != 0:
             return
-        ids = self._continue(runner.model, dataset.encode(self.prompt), dataset.block_size)
+        prompt_ids = dataset.encode(self.prompt)
+        ids = self._continue(runner.model, prompt_ids, dataset.block_size)
+        text, num_drawn = dataset.decode(ids), len(ids) - len(prompt_ids)
+        if num_drawn < self.length:
+            why = f"the model's outputs are not finite after {num_drawn} of {self.length} tokens"
+            runner.logger.warning("hooks.text_samples: %s, where the sample ends", why)
+            text += f"\n({why})"
         path = Path(runner.work_dir) / "samples" / f"{name}.txt"
         path.parent.mkdir(exist_ok=True)
-        path.write_text(dataset.decode(ids) + "\n", encoding="utf-8")
+        path.write_text(text + "\n", encoding="utf-8")
         runner.message_hub.post_artifact(f"samples/{name}", path)
 
     @torch.no_grad()
     def _continue(self, model: Any, prompt_ids: Tensor, block_size: int) -> Tensor:
-        """The prompt's ids (time,) and `length` more, on the CPU."""
+        """The prompt's ids (time,) and `length` more, fewer if outputs are NaN, on the CPU."""
         device = next(model.parameters()).device
         generator = torch.Generator(device).manual_seed(self.seed)
         ids = prompt_ids.to(device)
@@ -97,6 +104,8 @@ class TextSamplesHook(Hook):
         for _ in range(self.length):
             logits = model(ids[None, -block_size:])[0, -1].float()
             probabilities = torch.softmax(logits / self.temperature, dim=0)
+            if not probabilities.isfinite().all():
+                break  # Nothing can be drawn from NaN.
             ids = torch.cat([ids, torch.multinomial(probabilities, 1, generator=generator)])
         model.train(was_training)
         return ids.cpu()

@@ -1,3 +1,4 @@
+import logging
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -28,6 +29,7 @@ def runner(tmp_path: Path) -> Any:
         val_dataloader=SimpleNamespace(dataset=dataset),
         test_dataloader=SimpleNamespace(dataset=dataset),
         message_hub=MessageHub(),
+        logger=logging.getLogger("hookexp"),
         work_dir=tmp_path,
         rank=0,
         iter=100,
@@ -82,6 +84,23 @@ def test_a_low_temperature_takes_the_likeliest_character(runner: Any) -> None:
         runner.model.head.weight[runner.val_dataloader.dataset.encode("z")] = 0.1
     assert sample(runner, prompt="a", length=20, temperature=0.01) == "a" + "z" * 20 + "\n"
     assert sample(runner, prompt="a", length=20, temperature=10.0) != "a" + "z" * 20 + "\n"
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_model_that_is_broken_ends_the_sample(runner: Any, value: float, caplog: Any) -> None:
+    with torch.no_grad():
+        runner.model.head.weight[3, 0] = value
+    text = sample(runner, prompt="class A", length=30)
+    assert text == "class A\n(the model's outputs are not finite after 0 of 30 tokens)\n"
+    assert caplog.text.count("text_samples: the model's outputs are not finite") == 1
+    assert runner.model.training
+
+
+def test_outputs_of_minus_infinity_are_tokens_that_do_not_come(runner: Any) -> None:
+    z = int(runner.val_dataloader.dataset.encode("z"))
+    masked = torch.full((VOCAB_SIZE,), -torch.inf).index_fill(0, torch.tensor(z), 0.0)
+    runner.model.head.register_forward_hook(lambda module, args, outputs: outputs + masked)
+    assert sample(runner, prompt="a", length=3) == "azzz\n"
 
 
 def test_only_the_first_rank_writes(runner: Any) -> None:
