@@ -44,10 +44,11 @@ class CheckInvalidLossHook(Hook):
     What was found is read every `interval` iterations and at the end of training; at a log point
     it is the copy of the logged scalars that brings it.
 
-    Watched are the gradients, and all outputs of `train_step` whose name contains `loss`. A bad
-    batch costs the whole accumulation window it is in. With fp16 the gradient scaler is the guard,
-    and gradients that overflow are normal: there the losses alone are watched. Schedules and
-    averages of the weights go on, since on the host nobody knows yet that a step was left out.
+    Watched are the gradients, and all outputs of `train_step` whose name contains `loss`, unless
+    they are whole numbers. A bad batch costs the whole accumulation window it is in. With fp16 the
+    gradient scaler is the guard, and gradients that overflow are normal: there the losses alone are
+    watched. Schedules and averages of the weights go on, since on the host nobody knows yet that a
+    step was left out.
 
     Args:
         interval: iterations between two reports.
@@ -199,4 +200,5 @@ class CheckInvalidLossHook(Hook):
 def _losses(outputs: Mapping[str, Any]) -> list[Tensor]:
     """The scalar tensors that are called so; a tensor of one element is made a scalar."""
     named = [v for k, v in outputs.items() if "loss" in k and isinstance(v, Tensor)]
-    return [value.detach().reshape(()) for value in named if value.numel() == 1]
+    scalars = [v for v in named if v.numel() == 1 and v.is_floating_point()]
+    return [value.detach().reshape(()) for value in scalars]

@@ -305,6 +305,16 @@ def test_what_is_not_reported_yet_survives_a_resume(make_runner, tmp_path):
     assert again.num_skipped == 2
 
 
+def test_a_count_whose_name_contains_loss_is_not_watched(make_runner):
+    class Counts(TinyTask):
+        def train_step(self, model, batch):
+            return {**super().train_step(model, batch), "num_losses": torch.tensor(3)}
+
+    hook = CheckInvalidLossHook(action="skip")
+    run(make_runner, hook, OPTIMIZERS["sgd"], Batches(bad=(4,)), task=Counts())
+    assert hook.num_skipped == 1
+
+
 def test_a_resume_within_a_window_remembers_its_bad_loss(make_runner, tmp_path):
     class Fifth(TinyTask):
         def train_step(self, model, batch):
