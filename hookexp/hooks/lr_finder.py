@@ -49,7 +49,7 @@ class LrFinderHook(Hook):
 
     Raises:
         ValueError: for a value that cannot be.
-        ConfigError: if the run is shorter than the search.
+        ConfigError: if the run is shorter than the search, or the first group's learning rate 0.
     """
 
     priority = Priority.HIGHEST
@@ -97,6 +97,11 @@ class LrFinderHook(Hook):
                 f"iterations; set trainer.max_iters={self.num_iters}"
             )
         first, *_ = lrs = runner.optim_wrapper.get_lr()["lr"]
+        if first == 0:
+            raise ConfigError(
+                "optimizer.lr=0: hooks.lr_finder keeps the ratio of the groups' learning rates to "
+                "it; set a number above 0, such as optimizer.lr=0.1"
+            )
         self._ratios = [lr / first for lr in lrs]
         self._before = (
             copy.deepcopy(runner.model.state_dict()),
@@ -119,7 +124,7 @@ class LrFinderHook(Hook):
         data_batch: Batch = None,
         outputs: dict[str, Any] | None = None,
     ) -> None:
-        self._unread.append((outputs or {})["loss"].detach().clone())
+        self._unread.append((outputs or {})["loss"].detach().squeeze().clone())
         is_last = len(self._lrs) == self.num_iters
         if is_last or len(self._lrs) % self.interval == 0:
             self._read()

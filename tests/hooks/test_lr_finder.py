@@ -217,6 +217,17 @@ def test_a_loss_that_never_falls_gets_no_suggestion(make_runner, caplog):
     assert (runner.work_dir / "lr_finder.png").exists()
 
 
+def test_a_loss_of_one_element_is_a_number_too(make_runner):
+    class InAList(TinyTask):
+        def train_step(self, model, batch):
+            return {"loss": super().train_step(model, batch)["loss"].reshape(1)}
+
+    curves = []
+    for task in (InAList(), TinyTask()):
+        curves.append(rows_of(search(make_runner, LrFinderHook(num_iters=20), task=task)))
+    assert curves[0] == curves[1]
+
+
 def test_a_loss_that_is_broken_from_the_start(make_runner):
     class Broken(TinyTask):
         def train_step(self, model, batch):
@@ -243,6 +254,11 @@ def test_what_would_get_in_its_way_is_refused(make_runner, other):
 def test_a_run_that_is_too_short_is_refused(make_runner):
     with pytest.raises(ConfigError, match=r"num_iters=100: the run has only 30 .*max_iters=100"):
         search(make_runner, LrFinderHook(), max_iters=30, model=TinyModel())
+
+
+def test_a_rate_of_zero_to_which_others_have_no_ratio_is_refused(make_runner):
+    with pytest.raises(ConfigError, match=r"optimizer\.lr=0: .*set a number above 0"):
+        search(make_runner, LrFinderHook(), lr=0.0)
 
 
 @pytest.mark.parametrize(
