@@ -31,6 +31,9 @@ class PredictionsHook(Hook):
     anything else  entries of the dict that `val_step` or `test_step` returned, of those that have
                    a value for each sample: a tensor (batch, ...) as nested lists, or a list
 
+    All lines of a file have the columns of its first batch. Where something of another kind, such
+    as a value for each class, has the length of the batch by chance, choose with `keys`.
+
     Numbers are written so that they read back exactly; NaN and infinities, which JSON lacks, are
     the strings "NaN", "Infinity" and "-Infinity". It is read with
     `pandas.read_json(path, lines=True)` or by `json.loads` on each line.
@@ -48,6 +51,8 @@ class PredictionsHook(Hook):
 
     Raises:
         ValueError: for a negative interval.
+        ConfigError: for an output called `index`, or `target` where there are targets; or where a
+            batch lacks a column of the first one.
     """
 
     priority = Priority.LOW
@@ -62,6 +67,7 @@ class PredictionsHook(Hook):
         self.interval = interval
         self._num_validations = 0
         self._num_written = 0
+        self._columns: list[str] = []
         self._path = Path()
         self._file: IO[str] | None = None
 
@@ -108,6 +114,7 @@ class PredictionsHook(Hook):
         folder.mkdir(exist_ok=True)
         share = f"_rank{runner.rank}" if runner.world_size > 1 else ""
         self._path = folder / f"{mode}_iter_{runner.iter}{share}.jsonl"
+        self._columns = []
         self._num_written = 0
         self._file = _draft_of(self._path).open("w", encoding="utf-8")
 
@@ -127,28 +134,42 @@ class PredictionsHook(Hook):
     def _write(self, batch: Batch, outputs: Mapping[str, Any]) -> None:
         assert self._file is not None
         size = _num_samples(batch)
-        columns = self._columns(outputs, size)
+        values = self._values(batch, outputs, size)
+        columns = {key: v.tolist() if isinstance(v, Tensor) else v for key, v in values.items()}
+        for n in range(size):
+            row = {key: column[n] for key, column in columns.items()}
+            self._file.write(_to_json(row) + "\n")
+        self._num_written += size
+
+    def _values(self, batch: Batch, outputs: Mapping[str, Any], size: int) -> dict[str, Any]:
+        """What to write by column, each with one value for each sample."""
+        own: dict[str, Any] = {"index": range(self._num_written, self._num_written + size)}
         is_pair = isinstance(batch, (tuple, list)) and len(batch) == 2
         if self.with_targets and is_pair and _has_one_for_each(batch[1], size):
-            columns = {"target": batch[1], **columns}
-        rows = {key: v.tolist() if isinstance(v, Tensor) else v for key, v in columns.items()}
-        for n in range(size):
-            row = {"index": self._num_written, **{key: values[n] for key, values in rows.items()}}
-            self._file.write(_to_json(row) + "\n")
-            self._num_written += 1
-
-    def _columns(self, outputs: Mapping[str, Any], size: int) -> dict[str, Any]:
-        """The outputs to write, each with one value for each sample."""
+            own["target"] = batch[1]
         by_sample = {key: v for key, v in outputs.items() if _has_one_for_each(v, size)}
-        if self.keys is None:
-            return by_sample
-        missing = [key for key in self.keys if key not in by_sample]
+        if not self._columns:
+            chosen = list(by_sample) if self.keys is None else self.keys
+            _refuse_names_of(own, chosen)
+            self._columns = [*own, *chosen]
+        values = {**by_sample, **own}
+        missing = [key for key in self._columns if key not in values]
         if missing:
             raise ConfigError(
                 f"hooks.predictions.keys: the task's outputs have no {missing[0]!r} with a value "
-                f"for each sample; they have: {', '.join(by_sample) or 'none'}"
+                f"for each sample of a batch of {size}; choose of those that have one: "
+                f"{', '.join(by_sample) or 'none'}"
             )
-        return {key: by_sample[key] for key in self.keys}
+        return {key: values[key] for key in self._columns}
+
+
+def _refuse_names_of(own: Mapping[str, Any], chosen: Sequence[str]) -> None:
+    taken = [key for key in chosen if key in own]
+    if taken:
+        raise ConfigError(
+            f"hooks.predictions: the task has an output {taken[0]!r}, as a column of the hook's "
+            "own is called; rename it, or choose others with hooks.predictions.keys"
+        )
 
 
 def _draft_of(path: Path) -> Path:

@@ -187,6 +187,52 @@ def test_a_key_that_is_not_there_is_an_error_with_those_that_are(make_runner):
         run(make_runner, PredictionsHook(keys=["predictions", "bias"]), "test")
 
 
+class Also(TinyTask):
+    """Says what else it is given: a value for each of so many."""
+
+    def __init__(self, **sizes):
+        super().__init__()
+        self.sizes = sizes
+
+    def val_step(self, model, batch):
+        more = {key: torch.arange(float(size)) for key, size in self.sizes.items()}
+        return {**super().val_step(model, batch), **more, "said": model(batch[0])}
+
+
+@pytest.mark.parametrize("name", ["index", "target"])
+def test_an_output_called_as_a_column_of_its_own_is_refused(make_runner, name):
+    message = rf"hooks\.predictions: .*an output {name!r}.*rename it, or .*predictions\.keys"
+    settings = {"task": Also(**{name: 4}), "batch_size": 4}
+    with pytest.raises(ConfigError, match=message):
+        make_runner({"predictions": PredictionsHook()}, **settings).run("test")
+    hook = PredictionsHook(keys=["said"])
+    runner = make_runner({"predictions": hook}, **settings)
+    runner.run("test")
+    rows = read(runner.work_dir / "predictions" / "test_iter_0.jsonl")
+    assert [row["index"] for row in rows] == list(range(8))
+    assert torch.equal(torch.tensor([row["target"] for row in rows]), DATA.targets)
+
+
+def test_an_output_called_target_is_written_where_there_are_no_targets(make_runner):
+    hook, task = PredictionsHook(with_targets=False), Also(target=4)
+    runner = make_runner({"predictions": hook}, task=task, batch_size=4)
+    runner.run("test")
+    rows = read(runner.work_dir / "predictions" / "test_iter_0.jsonl")
+    assert [row["target"] for row in rows] == [0, 1, 2, 3] * 2
+
+
+def test_all_lines_of_a_file_have_the_columns_of_its_first_batch(make_runner):
+    _, folder = run(make_runner, PredictionsHook(), "test", task=Also(per_class=2))
+    rows = read(folder / "test_iter_0.jsonl")  # Of batches of 3, 3 and 2.
+    assert {tuple(row) for row in rows} == {("index", "target", "said")}
+
+
+def test_a_column_that_a_later_batch_cannot_fill_is_an_error(make_runner):
+    message = r"hooks\.predictions\.keys: .*'per_class'.*each sample of a batch of 2; .*: said"
+    with pytest.raises(ConfigError, match=message):
+        run(make_runner, PredictionsHook(), "test", task=Also(per_class=3))
+
+
 def test_a_negative_interval_is_refused():
     with pytest.raises(ValueError, match="interval=-1: use a whole number"):
         PredictionsHook(interval=-1)
