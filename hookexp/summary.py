@@ -183,7 +183,7 @@ def _position(prefix: str, epoch: int, iteration: int) -> str:
 
 def _duration(seconds: float) -> str:
     """Seconds as people say them: 8.3 s, 12:05 min, 3:07:00 h."""
-    if seconds < 60:
+    if round(seconds, 1) < 60:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)

@@ -90,6 +90,14 @@ def test_what_a_user_reads(tmp_path, monkeypatch):
     ]
 
 
+@pytest.mark.parametrize(
+    ("seconds", "shown"), [(59.94, "59.9 s"), (59.96, "1:00 min"), (3599.8, "1:00:00 h")]
+)
+def test_a_time_is_rounded_before_it_is_told_in_minutes(tmp_path, seconds, shown):
+    (line, *_) = summary(seconds=seconds).describe(tmp_path)
+    assert line.startswith(f"finished after {shown},")
+
+
 def test_a_metric_that_is_no_number_is_told(tmp_path):
     lines = summary(metrics={"loss": math.nan}).describe(tmp_path)
     assert any("check_invalid_loss" in line for line in lines)

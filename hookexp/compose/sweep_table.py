@@ -175,8 +175,10 @@ def _reached(job: Job) -> str:
 def _duration(seconds: Any) -> str:
     if not isinstance(seconds, (int, float)):
         return "-"
-    minutes, rest = divmod(float(seconds), 60.0)
-    return f"{minutes:.0f}m {rest:02.0f}s" if minutes else f"{rest:.1f}s"
+    if round(seconds, 1) < 60:
+        return f"{seconds:.1f}s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes}m {rest:02}s"
 
 
 def _show(jobs: Sequence[Job], sweep: _Sweep) -> None:

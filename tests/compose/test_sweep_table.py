@@ -41,6 +41,17 @@ def test_the_table_shows_what_differs() -> None:
 
 
 @pytest.mark.parametrize(
+    ("seconds", "shown"),
+    [(59.94, "59.9s"), (59.96, "1m 00s"), (119.7, "2m 00s"), (3599.8, "60m 00s"), (None, "-")],
+)
+def test_a_time_is_rounded_before_it_is_told_in_minutes(seconds: float, shown: str) -> None:
+    timed = job(0, 0.5)
+    timed.summary["seconds"] = seconds
+    _, rows = table_of([timed])
+    assert rows[0][-2] == shown
+
+
+@pytest.mark.parametrize(
     ("words", "is_final", "shown"),
     [(["resume=auto"], True, True), (["resume=auto"], False, False), ([], True, False)],
 )
