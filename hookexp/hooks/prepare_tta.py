@@ -93,6 +93,8 @@ def mean(outputs: Sequence[Any]) -> Any:
     first = outputs[0]
     if isinstance(first, Mapping):
         return {key: mean([output[key] for output in outputs]) for key in first}
+    if isinstance(first, tuple) and hasattr(first, "_fields"):
+        return type(first)(*(mean(parts) for parts in zip(*outputs, strict=True)))
     if isinstance(first, (list, tuple)):
         return type(first)([mean(parts) for parts in zip(*outputs, strict=True)])
     stacked = torch.stack(list(outputs))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import namedtuple
 from functools import partial
 
 import pytest
@@ -131,6 +132,15 @@ def test_the_mean_reaches_into_dicts_lists_and_tuples():
     two = {"a": torch.tensor([3.0]), "b": [(torch.tensor([3]),)]}
     assert mean([one, two]) == {"a": torch.tensor([2.0]), "b": [(torch.tensor([2.5]),)]}
     assert mean([torch.ones(2, dtype=torch.bfloat16)] * 2).dtype == torch.float32
+
+
+def test_outputs_with_names_keep_them():
+    Output = namedtuple("Output", "scores loss")
+    one = Output(torch.tensor([1.0]), torch.tensor(2.0))
+    two = Output(torch.tensor([3.0]), torch.tensor(4.0))
+    merged = mean([one, two])
+    assert merged == Output(torch.tensor([2.0]), torch.tensor(3.0))
+    assert type(merged) is Output
 
 
 def test_probabilities_are_averaged_as_such_and_stay_scores():
