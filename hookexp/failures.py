@@ -6,6 +6,7 @@ the traceback.
 
 from __future__ import annotations
 
+import errno
 import re
 from typing import TYPE_CHECKING
 
@@ -16,7 +17,9 @@ from hookexp.errors import ConfigError, add_note
 if TYPE_CHECKING:
     from hookexp.runner import Runner
 
-_OF_MEMORY = re.compile(r"DefaultCPUAllocator|not enough memory|can't allocate memory")
+_OF_MEMORY = re.compile(
+    r"DefaultCPUAllocator|not enough memory|can(?:'t|not) allocate memory", re.I
+)
 _DEAD_WORKER = re.compile(r"DataLoader worker \(pid(?:\(s\))? ([\d, ]+)\) (.+)")
 _NOT_DETERMINISTIC = "does not have a deterministic implementation"
 _WORKERS_ERROR = re.compile(r"Caught (\w+) in DataLoader worker process (\d+)")
@@ -29,7 +32,7 @@ def in_plain_words(error: BaseException, runner: Runner) -> ConfigError | None:
     run may not use, stays what it is and gains a note.
     """
     text = _text_of(error)
-    if isinstance(error, (torch.OutOfMemoryError, MemoryError)) or _OF_MEMORY.search(text):
+    if is_out_of_memory(error):
         return ConfigError(
             f"out of memory {_where(runner)} ({_first_sentence(text) or type(error).__name__}). "
             "Try a smaller data.batch_size; hooks/optimizer=accumulate keeps the batch of a step; "
@@ -57,6 +60,18 @@ def in_plain_words(error: BaseException, runner: Runner) -> ConfigError | None:
             "one, or trainer.deterministic=false",
         )
     return None
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory has run out: the GPU's, or the host's, for which torch has no error type.
+
+    Beginning a process, such as a worker of a loader, ends with an OSError then.
+    """
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
+    return isinstance(error, RuntimeError) and bool(_OF_MEMORY.search(str(error)))
 
 
 def _text_of(error: BaseException) -> str:

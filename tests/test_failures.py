@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
@@ -22,6 +23,7 @@ from hookexp.compose.isolation import restored_process_state
 from hookexp.data.loader import WorkerLoader
 from hookexp.data.sampler import BatchSampler
 from hookexp.errors import ConfigError
+from hookexp.failures import is_out_of_memory
 from hookexp.hook import MOUNT_POINTS, Hook, Priority
 from hookexp.hooks.check_invalid_loss import CheckInvalidLossHook
 from hookexp.hooks.checkpoint import CheckpointHook
@@ -322,6 +324,16 @@ def test_an_operation_that_is_not_deterministic_says_what_forbids_it(make_runner
     )
 
 
+def test_which_errors_are_of_memory():
+    assert is_out_of_memory(MemoryError())
+    assert is_out_of_memory(torch.OutOfMemoryError("CUDA out of memory"))
+    assert is_out_of_memory(RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"))
+    assert is_out_of_memory(OSError(errno.ENOMEM, "Cannot allocate memory"))
+    assert not is_out_of_memory(OSError(errno.ENOSPC, "No space left on device"))
+    assert not is_out_of_memory(RuntimeError("shapes do not match"))
+    assert not is_out_of_memory(ValueError("not enough memory"))
+
+
 @pytest.mark.parametrize(
     ("error", "said"),
     [
@@ -330,6 +342,7 @@ def test_an_operation_that_is_not_deterministic_says_what_forbids_it(make_runner
             r"\(CUDA out of memory\)",
         ),
         (MemoryError(), r"\(MemoryError\)"),
+        (OSError(errno.ENOMEM, "Cannot allocate memory"), r"\(\[Errno 12\] Cannot allocate memory"),
         (None, r"\(DefaultCPUAllocator: can't allocate memory: you tried to allocate \d+ bytes\)"),
     ],
 )

@@ -6,20 +6,19 @@ python -m hookexp hooks=+memory
 from __future__ import annotations
 
 import os
-import re
 import sys
 from pathlib import Path
 
 import torch
 
 from hookexp.errors import add_note
+from hookexp.failures import is_out_of_memory
 from hookexp.hook import Hook, Priority
 from hookexp.runner import Runner
 
 MIB = 2**20
 SNAPSHOT_FILE = "oom_snapshot.pickle"
 STATM_FILE = Path("/proc/self/statm")
-_HOST_MESSAGE = re.compile(r"not enough memory|can't allocate memory|cannot allocate memory", re.I)
 
 
 class MemoryHook(Hook):
@@ -91,13 +90,6 @@ class MemoryHook(Hook):
         if self._is_recording:
             torch.cuda.memory._record_memory_history(enabled=None)
             self._is_recording = False
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether memory has run out: the GPU's, or the host's, for which torch has no error type."""
-    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
-        return True
-    return isinstance(error, RuntimeError) and bool(_HOST_MESSAGE.search(str(error)))
 
 
 def host_mib() -> float:

@@ -11,7 +11,7 @@ from fakes import TinyTask
 from hookexp.errors import ConfigError
 from hookexp.hook import Hook
 from hookexp.hooks import memory
-from hookexp.hooks.memory import MemoryHook, host_mib, is_out_of_memory
+from hookexp.hooks.memory import MemoryHook, host_mib
 
 
 def notes_of(error):
@@ -63,14 +63,6 @@ def test_another_error_is_left_alone(make_runner):
     with pytest.raises(RuntimeError, match="boom") as caught:
         runner.run("train")
     assert "accumulate" not in notes_of(caught.value)
-
-
-def test_which_errors_are_of_memory():
-    assert is_out_of_memory(MemoryError())
-    assert is_out_of_memory(torch.OutOfMemoryError("CUDA out of memory"))
-    assert is_out_of_memory(RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"))
-    assert not is_out_of_memory(RuntimeError("shapes do not match"))
-    assert not is_out_of_memory(ValueError("not enough memory"))
 
 
 @pytest.fixture
