@@ -128,21 +128,29 @@ class UploadHook(Hook):
             )
 
     def _upload_new(self, folder: Path) -> None:
-        """Runs in the thread. What goes wrong with a file is kept, and the others go on."""
-        for path in sorted(folder.rglob("*")):
-            if path.name.startswith(".") or not path.is_file():
-                continue
+        """Runs in the thread. What goes wrong with a file or a folder is kept; the others go on."""
+        failures: dict[str, str] = {}
+
+        def keep(path: Path, error: Exception) -> None:
+            if path.exists():  # Else it was deleted meanwhile, such as an old checkpoint.
+                name = path.relative_to(folder).as_posix()
+                failures[name] = f"{type(error).__name__}: {error}"
+
+        # Path.rglob raises where a folder goes while it is walked.
+        walk = os.walk(folder, onerror=lambda error: keep(Path(error.filename), error))
+        for path in sorted(Path(parent, name) for parent, _, names in walk for name in names):
             name = path.relative_to(folder).as_posix()
             try:
+                if path.name.startswith(".") or not path.is_file():
+                    continue
                 version = _version_of(path)
                 if self._uploaded.get(name) == version:
                     continue
                 self._upload(path, name, version)
                 self._uploaded[name] = version
-                self._failures.pop(name, None)
             except Exception as error:
-                if path.exists():  # Else it was deleted meanwhile, such as an old checkpoint.
-                    self._failures[name] = f"{type(error).__name__}: {error}"
+                keep(path, error)
+        self._failures = failures
 
     def _upload(self, path: Path, name: str, version: Version) -> None:
         if self.command is None:

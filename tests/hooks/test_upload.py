@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import inspect
 import os
 import sys
@@ -232,6 +233,45 @@ def test_a_file_deleted_meanwhile_is_no_failure(make_runner, tmp_path, caplog):
     hooks = {"writer": Writer(Path("no")), "upload": Pruned(target=str(tmp_path / "to"))}
     make_runner(hooks, max_epochs=1, hook_budget=None).run("train")
     assert not [r for r in caplog.records if r.levelname == "WARNING"]
+
+
+def test_a_folder_deleted_while_it_is_walked_is_no_failure(
+    make_runner, tmp_path, caplog, monkeypatch
+):
+    look, deleted = os.scandir, []
+
+    def too_late(path):
+        if str(path).endswith("passing"):
+            Path(path).rmdir()
+            deleted.append(path)
+        return look(path)
+
+    (tmp_path / "run" / "passing").mkdir(parents=True)
+    monkeypatch.setattr(os, "scandir", too_late)
+    hooks = {"writer": Writer(Path("no")), "upload": UploadHook(target=str(tmp_path / "to"))}
+    make_runner(hooks, max_epochs=1, hook_budget=None).run("train")
+    assert len(deleted) == 1
+    assert not [r for r in caplog.records if r.levelname == "WARNING"]
+    there = tmp_path / "to" / tmp_path.name / "run"
+    assert set(contents(there)) == {"a.txt", "sub dir/0.txt", "summary.json"}
+
+
+def test_a_folder_that_cannot_be_read_is_named_at_the_end(
+    make_runner, tmp_path, caplog, monkeypatch
+):
+    look = os.scandir
+
+    def broken(path):
+        if str(path).endswith("sub dir"):
+            raise OSError(errno.EIO, "Input/output error", str(path))
+        return look(path)
+
+    monkeypatch.setattr(os, "scandir", broken)
+    hooks = {"writer": Writer(Path("no")), "upload": UploadHook(target=str(tmp_path / "to"))}
+    make_runner(hooks, max_epochs=1, hook_budget=None).run("train")
+    warnings = [r.getMessage() for r in caplog.records if r.levelname == "WARNING"]
+    assert "Input/output error" in warnings[0]
+    assert warnings[1:] == ["hook 'upload': not uploaded: sub dir"]
 
 
 def test_the_runs_own_folder_is_no_target(make_runner, tmp_path):
