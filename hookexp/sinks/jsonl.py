@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 class JsonlSink(Sink):
     """Appends rows such as `{"mode": "train", "epoch": 1, "step": 10, "loss": 0.5, "lr": 0.1}`.
 
-    `step` counts training iterations in rows of every mode, whatever the x axis elsewhere is.
+    `step` counts training iterations in rows of every mode, whatever the x axis elsewhere is. A
+    scalar named `mode`, `epoch` or `step` is left out: these three say where a row was measured.
     JSON has no infinity and no NaN; they are the strings `"Infinity"`, `"-Infinity"` and `"NaN"`,
     which `float()` reads back. Each row is one unbuffered write: a killed run loses none of them.
     Every row is a log point: images, files and the config are elsewhere in the run's folder.
@@ -39,7 +40,8 @@ class JsonlSink(Sink):
     def log_scalars(self, scalars: Mapping[str, float], step: int, point: LogPoint) -> None:
         if point.is_progress:
             return
-        row = {"mode": point.mode, "epoch": point.epoch, "step": point.iter, **scalars}
+        place = {"mode": point.mode, "epoch": point.epoch, "step": point.iter}
+        row = {**place, **scalars, **place}
         try:
             text = self._encode(row)
         except ValueError:

@@ -55,6 +55,14 @@ def test_values_that_json_lacks_are_strings_which_float_reads(sink, tmp_path):
     assert [float(row[key]) for key in "bcd"] == [math.inf, -math.inf, 1.5]
 
 
+def test_the_place_of_a_row_is_its_own(sink, tmp_path):
+    sink.log_scalars({"step": 9.0, "epoch": 7.0, "loss": 0.5, "mode": 3.0}, 10, TRAIN)
+
+    (row,) = read_rows(tmp_path)
+    assert row == {"mode": "train", "epoch": 1, "step": 10, "loss": 0.5}
+    assert list(row)[:3] == ["mode", "epoch", "step"]
+
+
 def test_opening_again_appends(make_run, tmp_path):
     for loss in (0.5, 0.25):
         sink = JsonlSink()
