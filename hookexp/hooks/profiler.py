@@ -58,7 +58,8 @@ class ProfilerHook(Hook):
         with_stack: record file and line of each operation.
         with_flops: estimate the FLOPs of convolutions and matrix products.
         json_trace_path: also write the trace to this file, compressed if it ends in .gz; a
-            relative path begins at the run's folder.
+            relative path begins at the run's folder. Where a schedule has several cycles, those
+            after the first are trace.2.json, trace.3.json and so on.
 
     Raises:
         ValueError: for values that cannot be.
@@ -190,7 +191,7 @@ class ProfilerHook(Hook):
             folder = runner.work_dir / options.get("dir_name", "tf_tracing_logs")
             paths.append(folder / f"{worker}.{self._num_traces}.pt.trace.json")
         if self.json_trace_path is not None:
-            paths.append(runner.work_dir / self.json_trace_path)
+            paths.append(_numbered(runner.work_dir / self.json_trace_path, self._num_traces))
         _write_trace(profiler, paths)
         for path in paths:
             runner.logger.info("hook 'profiler': trace written to %s", path)
@@ -229,6 +230,14 @@ def _table(profiler: torch.profiler.profile, options: Mapping[str, Any]) -> str:
     sort_by = options.get("sort_by") or f"self_{'cuda' if on_gpu else 'cpu'}_time_total"
     row_limit = options.get("row_limit", DEFAULT_ROW_LIMIT)
     return str(profiler.key_averages().table(sort_by=sort_by, row_limit=row_limit))
+
+
+def _numbered(path: Path, number: int) -> Path:
+    """The path itself for the first trace, `t.2.json.gz` in place of `t.json.gz` for the second."""
+    if number == 1:
+        return path
+    suffix = "".join(path.suffixes[-2:] if path.suffix == ".gz" else path.suffixes[-1:])
+    return path.with_name(f"{path.name.removesuffix(suffix)}.{number}{suffix}")
 
 
 def _write_trace(profiler: torch.profiler.profile, paths: list[Path]) -> None:

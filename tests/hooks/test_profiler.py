@@ -210,7 +210,10 @@ def test_tensorboards_trace_goes_into_the_runs_folder(make_runner, tmp_path):
     run(make_runner, hook, max_epochs=1, train_size=32)
     there = sorted((tmp_path / "run" / "traces").iterdir())
     assert [path.name for path in there] == ["me.1.pt.trace.json", "me.2.pt.trace.json"]
-    assert read(tmp_path / "run" / "deep" / "trace.json.gz") == read(there[-1])
+    of_json = tmp_path / "run" / "deep"
+    assert sorted(p.name for p in of_json.iterdir()) == ["trace.2.json.gz", "trace.json.gz"]
+    assert read(of_json / "trace.json.gz") == read(there[0])
+    assert read(of_json / "trace.2.json.gz") == read(there[1])
 
 
 def test_a_function_that_fails_does_not_crash_the_process(make_runner):
