@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import shlex
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -12,7 +13,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from hookexp.checkpoint.store import POINTER
+from hookexp.checkpoint.store import POINTER, best_stem
 from hookexp.errors import ConfigError
 from hookexp.host_time import Shares
 from hookexp.monitor import infer_rule, is_better
@@ -152,7 +153,8 @@ class Summary:
         """The best checkpoint by the run's objective, if the run has kept one."""
         if self.objective is None:
             return None
-        best = folder.glob(f"best_{self.objective.name}_*.pth")
+        name = re.compile(rf"{re.escape(best_stem(self.objective.name))}_(epoch|iter)_\d+\.pth")
+        best = (path for path in folder.iterdir() if name.fullmatch(path.name))
         return max(best, key=lambda path: path.stat().st_mtime, default=None)
 
     def write(self, folder: Path, mode: str = "train") -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import shlex
 
 import pytest
@@ -67,6 +68,24 @@ def test_the_best_checkpoint_is_what_to_test(tmp_path):
     (tmp_path / "best_accuracy_epoch_2.pth").write_text("")
     lines = summary().describe(tmp_path)
     assert any(line.endswith("best_accuracy_epoch_2.pth") for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("metric", "best", "others"),
+    [
+        ("acc", "best_acc_epoch_2.pth", ["best_acc_top5_epoch_7.pth", "best_acc_epoch_x.pth"]),
+        ("acc", "best_acc_iter_40.pth", ["best_acc_iter_40.pth.tmp", "best_acc_epoch_7_iter.pth"]),
+        ("val/acc", "best_val_acc_epoch_2.pth", ["best_val_acc_5_epoch_7.pth"]),
+        ("acc[0]", "best_acc_0__epoch_2.pth", ["best_acc0_epoch_7.pth"]),
+    ],
+)
+def test_the_best_checkpoint_is_that_of_the_objective_alone(tmp_path, metric, best, others):
+    for time, name in enumerate(["last_checkpoint", best, *others]):
+        (tmp_path / name).write_text("")
+        os.utime(tmp_path / name, (time, time))
+    lines = summary(objective=Objective(metric, "greater", 0.5, 2, 40)).describe(tmp_path)
+    (test_it,) = [line for line in lines if line.startswith("test it")]
+    assert test_it.endswith(f"/{best}")
 
 
 def test_what_a_user_reads(tmp_path, monkeypatch):

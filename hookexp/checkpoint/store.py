@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +30,8 @@ from hookexp.errors import ConfigError
 logger = logging.getLogger("hookexp")
 POINTER = "last_checkpoint"
 _OBSOLETE = ".obsolete"
-_NOT_TO_CONTINUE = ("best_", "exception_")
+_BEST = "best_"
+_NOT_TO_CONTINUE = (_BEST, "exception_")
 _SUFFIX = ".pth"
 
 
@@ -40,6 +42,14 @@ class KeptFile:
     sha256: str
     size: int
     name: str
+
+
+def best_stem(metric: str) -> str:
+    """How names of the best checkpoints by a metric begin; `_epoch_3.pth` or `_iter_90.pth` follow.
+
+    A metric's name may hold what a file's cannot.
+    """
+    return _BEST + re.sub(r"[^A-Za-z0-9@.+-]", "_", metric)
 
 
 class CheckpointStore:

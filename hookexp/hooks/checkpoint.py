@@ -7,14 +7,13 @@ python -m hookexp hooks=-checkpoint             # none at all
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from hookexp.checkpoint.publish import publish
-from hookexp.checkpoint.store import POINTER, CheckpointStore
+from hookexp.checkpoint.store import POINTER, CheckpointStore, best_stem
 from hookexp.errors import ConfigError
 from hookexp.hook import Batch, Hook, Priority
 from hookexp.monitor import GREATER_KEYS, LESS_KEYS, infer_rule, is_better, require_metric
@@ -229,7 +228,7 @@ class CheckpointHook(Hook):
 
     def _save_best(self, runner: Runner, metric: str, score: float) -> None:
         unit, number = ("epoch", runner.epoch) if runner.by_epoch else ("iter", runner.iter)
-        filename = f"best_{re.sub(r'[^A-Za-z0-9@.+-]', '_', metric)}_{unit}_{number}.pth"
+        filename = f"{best_stem(metric)}_{unit}_{number}.pth"
         previous = self._best.get(metric)
         obsolete = () if previous is None else (previous["file"],)
         self._best[metric] = {"score": score, "file": filename}
