@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from hookexp import dist
 from hookexp.errors import ConfigError
-from hookexp.hook import Hook, Priority
+from hookexp.hook import Batch, Hook, Priority
 from hookexp.optim.averages import Averages
 from hookexp.runner import Runner
 
@@ -37,6 +37,9 @@ class EMAHook(Hook):
         StochasticWeightAverage   1 / (steps // interval + 1)    (Izmailov et al. 2018, a plain
                                   mean of the weights, arXiv:1803.05407)
 
+    Of several optimizers the first one's steps count, and the averages move at the end of an
+    iteration in which it stepped, when the others have stepped too.
+
     In a checkpoint `state_dict` holds the averages and `ema_state_dict` the raw weights, so that
     `load_from` takes the averages and a resume restores both.
 
@@ -49,7 +52,8 @@ class EMAHook(Hook):
         update_buffers: average floating-point buffers too; else evaluations use the current ones.
         device: where the averages are kept; null is the model's device. With `cpu` in a run on a
             GPU the host waits for the weights at each update.
-        strict_load: whether a resume needs the raw weights in the checkpoint.
+        strict_load: whether a resume needs the raw weights in the checkpoint, unless it is one from
+            before averaging began.
         begin_iter: optimizer step at which averaging begins; the raw weights serve before it.
         begin_epoch: the same in epochs; only one of the two may be above 0.
     """
@@ -102,13 +106,15 @@ class EMAHook(Hook):
         self._averages = Averages([])
         self._loaded: dict[str, Tensor] = {}
         self._is_swapped = False
+        self._steps_by_turns = False
+        self._seen_steps = 0
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
         """On a resume the model gets the raw weights, and the averages are kept for later."""
         if not runner.resumed:
             return
         if "ema_state_dict" not in checkpoint:
-            if self.strict_load:
+            if self.strict_load and not self._had_not_begun(runner, checkpoint):
                 raise ConfigError(
                     "hooks.ema.strict_load=true: the checkpoint has no averages; set it to false "
                     "to begin them with the weights that it has"
@@ -120,6 +126,8 @@ class EMAHook(Hook):
     def before_train(self, runner: Runner) -> None:
         """Averages begin as copies of the weights, which are initialised or loaded by now."""
         self._warn_if_never_to_begin(runner)
+        self._steps_by_turns = len(runner.optim_wrapper.optimizers) > 1
+        self._seen_steps = runner.state.optim_steps
         self._model = dist.unwrap(runner.model)
         weights = _averaged_tensors(self._model, self.update_buffers)
         self._averages = Averages(weights, torch.device(self.device) if self.device else None)
@@ -130,6 +138,22 @@ class EMAHook(Hook):
             self._loaded = {}
 
     def after_optim_step(self, runner: Runner) -> None:
+        if not self._steps_by_turns:
+            self._average(runner)
+
+    def after_train_iter(
+        self,
+        runner: Runner,
+        batch_idx: int,
+        data_batch: Batch = None,
+        outputs: dict[str, Any] | None = None,
+    ) -> None:
+        """Of optimizers that step by turns, the last one of an iteration has stepped by now."""
+        if self._steps_by_turns and runner.state.optim_steps > self._seen_steps:
+            self._seen_steps = runner.state.optim_steps
+            self._average(runner)
+
+    def _average(self, runner: Runner) -> None:
         if not self._has_begun(runner):
             return
         if self.steps == 0:
@@ -187,6 +211,11 @@ class EMAHook(Hook):
                     begin,
                     end,
                 )
+
+    def _had_not_begun(self, runner: Runner, checkpoint: dict[str, Any]) -> bool:
+        """Whether the run that wrote a checkpoint had this hook and was still to begin averages."""
+        name = next(entry.name for entry in runner.hooks.entries if entry.hook is self)
+        return bool(checkpoint.get("hooks", {}).get(name) == {"steps": 0})
 
     def _has_begun(self, runner: Runner) -> bool:
         if self.begin_epoch > 0:

@@ -6,13 +6,14 @@ import copy
 
 import pytest
 import torch
-from fakes import TinyModel
+from fakes import TinyModel, TinyTask
 
 from hookexp.checkpoint.reading import load_checkpoint
 from hookexp.errors import ConfigError
 from hookexp.hook import Hook, Priority
 from hookexp.hooks.checkpoint import CheckpointHook
 from hookexp.hooks.ema import EMAHook
+from hookexp.optim.wrapper import OptimWrapper
 
 
 class Trace(Hook):
@@ -180,6 +181,68 @@ def test_a_resume_without_averages_begins_them_or_is_an_error(make_runner, tmp_p
     assert torch.allclose(trace.evaluated[-1]["outer.bias"], average, atol=1e-6)
     with pytest.raises(ConfigError, match=r"hooks\.ema\.strict_load=true: .* set it to false"):
         resume(strict_load=True)
+
+
+def test_a_strict_resume_of_a_run_whose_averages_had_not_begun(make_runner, tmp_path):
+    def part(folder, max_epochs, **arguments):
+        ema = EMAHook(momentum=0.1, begin_iter=5, strict_load=True)
+        hooks = {"averages": ema, "checkpoint": CheckpointHook()}
+        runner = make_runner(hooks, work_dir=tmp_path / folder, max_epochs=max_epochs, **arguments)
+        runner.run("train")
+        return load_checkpoint(tmp_path / folder / f"epoch_{max_epochs}.pth")
+
+    whole = part("whole", 3)
+    assert "ema_state_dict" not in part("cut", 1)
+    rest = part("cut", 3, resume="auto")
+    assert rest["hooks"]["averages"] == whole["hooks"]["averages"] == {"steps": 5}
+    for name, value in whole["state_dict"].items():
+        assert torch.equal(rest["state_dict"][name], value)
+
+
+def in_two(model):
+    """An optimizer for each half of a model."""
+    halves = {"inner": [*model.inner.parameters(), *model.norm.parameters()]}
+    halves["outer"] = [*model.outer.parameters()]
+    made = {name: torch.optim.SGD(half, lr=0.1) for name, half in halves.items()}
+    return OptimWrapper(made, torch.amp.GradScaler("cpu", enabled=False))
+
+
+class ByTurns(TinyTask):
+    """Steps several optimizers by name in each iteration, as a GAN does."""
+
+    def __init__(self, *names):
+        super().__init__()
+        self.names = names
+
+    def setup(self, runner):
+        self.runner = runner
+
+    def train_step(self, model, batch):
+        outputs = super().train_step(model, batch)
+        self.runner.optim_wrapper.backward(outputs["loss"])
+        for name in self.names:
+            self.runner.optimizer_step(name)
+        return {"loss": outputs["loss"].detach()}
+
+
+@pytest.mark.parametrize("names", [("inner", "outer"), ("outer", "inner"), ("inner", "inner")])
+def test_of_several_optimizers_the_first_counts_and_all_have_stepped(make_runner, names):
+    class Iterations(Trace):
+        after_optim_step = Hook.after_optim_step
+
+        def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+            self.trained.append(copy.deepcopy(runner.model.state_dict()))
+
+    trace, ema = Iterations(), EMAHook(ema_type="StochasticWeightAverage", begin_iter=2)
+    hooks = {"ema": ema, "trace": trace}
+    runner = make_runner(hooks, with_optimizer=False, task=ByTurns(*names), max_epochs=2)
+    runner.optim_wrapper = in_two(runner.model)
+    runner.run("train")
+    averaged = trace.trained[0 if names == ("inner", "inner") else 1 :]
+    assert ema.steps == len(averaged)
+    for key in ("inner.bias", "outer.bias"):
+        mean = torch.stack([weights[key] for weights in averaged]).mean(0)
+        assert torch.allclose(trace.evaluated[-1][key], mean, atol=1e-6), key
 
 
 def test_averages_are_kept_on_the_device_that_is_given(make_runner):
