@@ -142,10 +142,6 @@ class WorkerLoader:
         self.dataloader._iterator = None
         workers.end(iterator)
 
-    def renew_workers(self) -> None:
-        """Workers that live from epoch to epoch have a copy of the data set: take the next anew."""
-        self.dataloader._iterator = None
-
 
 Loader = MemoryLoader | WorkerLoader | BatchStream
 

@@ -97,13 +97,18 @@ class BatchStream:
         return self._all(start, state)
 
     @property
+    def has_workers(self) -> bool:
+        """Whether a DataLoader reads it in other processes, which have copies of the data set."""
+        return isinstance(self.batches, DataLoader) and self.batches.num_workers > 0
+
+    @property
     def may_be_read_ahead(self) -> bool:
         """Whether what it draws at random is apart from what training draws: it has workers.
 
         Else a batch that is read before the one in training has moved the generators that a
         checkpoint of that moment holds.
         """
-        return isinstance(self.batches, DataLoader) and self.batches.num_workers > 0
+        return self.has_workers
 
     def state_dict(self, number: int) -> dict[str, Any]:
         """What `iterate(number)` of a later process needs; 0 is the begin of the next pass.

@@ -13,6 +13,7 @@ from typing import Any
 from torch import nn
 
 from hookexp.data.loader import Loader, WorkerLoader
+from hookexp.data.stream import BatchStream
 from hookexp.errors import ConfigError
 from hookexp.hook import Batch, Hook, Priority
 from hookexp.runner import Runner
@@ -36,7 +37,8 @@ class SwitchRecipeHook(Hook):
     Strong augmentation is often dropped, or the loss changed, for the last epochs (Ge et al. 2021,
     YOLOX, arXiv:2107.08430). What is set is a function of the run's position, so a resumed run has
     the recipe it would have had, with nothing saved for it. By iterations a change of the data
-    holds from exactly that batch on, whatever workers or the GPU have read ahead.
+    holds from exactly that batch on, whatever workers or the GPU have read ahead; where the workers
+    are those of a DataLoader of one's own that cannot be, and is an error before the first batch.
 
     Args:
         switches: dicts of `epoch` (how many are finished) or `iter`, and of `data` and/or `task`:
@@ -65,6 +67,7 @@ class SwitchRecipeHook(Hook):
             )
         loader = runner.train_dataloader
         assert loader is not None
+        self._refuse_workers_that_cannot_be_told(loader)
         self._refuse_wrong_paths(loader.dataset, runner.task)
         self._for_data, self._for_task = list(self.switches), list(self.switches)
         # What is due at this very position comes later: a validation may still be to run before it.
@@ -118,8 +121,8 @@ class SwitchRecipeHook(Hook):
                 _set(loader.dataset, name, value, f"{switch.path}.data")
                 self._tell(runner, f"data.{name}", value)
                 changed = True
-        if changed and isinstance(loader, WorkerLoader):
-            loader.renew_workers()
+        if changed and isinstance(loader, WorkerLoader | BatchStream):
+            loader.close()  # Workers have a copy of the data set; the next ones copy it anew.
         return changed
 
     def _change_task(self, runner: Runner, position: int) -> None:
@@ -133,6 +136,18 @@ class SwitchRecipeHook(Hook):
 
     def _tell(self, runner: Runner, name: str, value: Any) -> None:
         runner.logger.info("switch_recipe: %s is %r from here on", name, value)
+
+    def _refuse_workers_that_cannot_be_told(self, loader: Loader) -> None:
+        """What they have read ahead of an iteration cannot be read again, and would be lost."""
+        if self.by_epoch or not isinstance(loader, BatchStream) or not loader.has_workers:
+            return
+        for switch in self.switches:
+            if switch.data:
+                raise ConfigError(
+                    f"{switch.path}.data: the workers of the DataLoader in data.train have read "
+                    "ahead, and it cannot go back to this iteration; use epoch in place of iter, "
+                    "no workers, or the data set itself as data.train"
+                )
 
     def _refuse_wrong_paths(self, dataset: Any, task: Any) -> None:
         """Before the first batch; paths into what an earlier switch sets cannot be known yet."""
@@ -180,12 +195,16 @@ def _holder(root: Any, name: str, path: str) -> tuple[Any, str]:
     """The object that a dotted path's last part belongs to, and that part.
 
     Raises:
-        ConfigError: where a part is not there; it lists what is.
+        ConfigError: where a part is not there; it lists what is. Also for a part of a tuple.
     """
     *parents, last = name.split(".")
     for part in parents:
         root = _get(root, part, f"{path}.{name}")
     _get(root, last, f"{path}.{name}")
+    if isinstance(root, tuple):
+        raise ConfigError(
+            f"{path}.{name}: a {type(root).__name__} takes no new values; set what holds it"
+        )
     return root, last
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import namedtuple
 from types import SimpleNamespace
 
 import pytest
@@ -9,18 +10,21 @@ import torch
 from fakes import TinyData
 from hydra import compose, initialize_config_dir
 from torch import nn
-from torch.utils.data import Dataset
+from torch.utils.data import DataLoader, Dataset
 
 import hookexp.app  # noqa: F401  (registers the plugins)
 from hookexp.build import build_hooks
 from hookexp.compose.conf_dir import conf_dir
 from hookexp.data.loader import WorkerLoader
 from hookexp.data.sampler import BatchSampler
+from hookexp.data.stream import BatchStream
 from hookexp.errors import ConfigError
 from hookexp.hook import Hook
 from hookexp.hooks.checkpoint import CheckpointHook
 from hookexp.hooks.switch_recipe import SwitchRecipeHook
 from hookexp.tasks.supervised import SupervisedTask
+
+Size = namedtuple("Size", "width")
 
 
 class Shifted(TinyData):
@@ -30,7 +34,8 @@ class Shifted(TinyData):
         super().__init__(size)
         self.inputs = torch.zeros_like(self.inputs)
         self.shift = 0.0
-        self.nested = {"list": [SimpleNamespace(p=1.0)]}
+        self.nested = {"list": [SimpleNamespace(p=1.0)], "pair": (1.0, SimpleNamespace(p=1.0))}
+        self.size = Size(8)
 
     def get_batch(self, indices, generator):
         inputs, targets = super().get_batch(indices, generator)
@@ -115,7 +120,29 @@ def test_workers_that_live_on_get_the_change(make_runner):
         switches = [{unit: 1, "data": {"shift": 2.0}}]
         _, trace = run(make_runner, switches, loader=loader, max_epochs=2)
         assert trace.shifts == numbers
-        loader.renew_workers()
+        loader.close()
+
+
+def stream_of(num_workers, **options):
+    """A DataLoader of the user's own."""
+    return BatchStream(DataLoader(ShiftedSamples(), 8, num_workers=num_workers, **options))
+
+
+@pytest.mark.parametrize("options", [{}, {"persistent_workers": True}])
+def test_workers_of_a_loader_of_ones_own_get_the_change_at_an_epoch(make_runner, options):
+    switches = [{"epoch": 1, "data": {"shift": 2.0}}]
+    _, trace = run(make_runner, switches, loader=stream_of(1, **options), max_epochs=3)
+    assert trace.shifts == [0.0] * 3 + [2.0] * 6
+
+
+def test_workers_of_a_loader_of_ones_own_cannot_get_it_at_an_iteration(make_runner):
+    switches = [{"iter": 1, "task": {"loss": nn.L1Loss()}}, {"iter": 2, "data": {"shift": 2.0}}]
+    _, trace = run(make_runner, switches, loader=stream_of(0), max_epochs=1)
+    assert trace.shifts == [0.0, 0.0, 2.0]
+    with pytest.raises(ConfigError, match=r"switches\[1\]\.data: .* workers .*use epoch in place"):
+        run(make_runner, switches, loader=stream_of(1), max_epochs=1)
+    _, trace = run(make_runner, switches[:1], loader=stream_of(1), max_epochs=1)
+    assert trace.losses == ["MSELoss", "L1Loss", "L1Loss"]
 
 
 @pytest.mark.parametrize("unit", ["epoch", "iter"])
@@ -174,7 +201,14 @@ def test_paths_go_through_lists_and_dicts(make_runner):
     run(make_runner, switches[:1], data=data, max_epochs=1)
     assert data.nested["list"][0].p == 0.5
     run(make_runner, switches, data=data, max_epochs=2)
-    assert data.nested == {"list": [0]}
+    assert data.nested["list"] == [0]
+
+
+def test_what_a_tuple_holds_can_be_changed_and_the_tuple_replaced(make_runner):
+    data = Shifted()
+    inside = [{"epoch": 0, "data": {"nested.pair.1.p": 0.5, "size": Size(9)}}]
+    run(make_runner, inside, data=data, max_epochs=1)
+    assert (data.nested["pair"][1].p, data.size.width) == (0.5, 9)
 
 
 def test_a_target_in_the_config_becomes_an_object():
@@ -195,6 +229,8 @@ def test_a_target_in_the_config_becomes_an_object():
         ({"epoch": 9, "data": {"shfit": 1}}, r"switches\[0\]\.data\.shfit: Shifted has no 'shfit'"),
         ({"epoch": 9, "data": {"nested.lst.0": 1}}, r"dict has no 'lst'; it has: list"),
         ({"epoch": 9, "data": {"nested.list.7": 1}}, r"list has no '7'"),
+        ({"epoch": 9, "data": {"nested.pair.0": 1}}, r"pair\.0: a tuple takes no new values; set"),
+        ({"epoch": 9, "data": {"size.width": 1}}, r"size\.width: a Size takes no new values; set"),
         ({"epoch": 9, "task": {"los": 1}}, r"SupervisedTask has no 'los'; it has: loss, metrics"),
     ],
 )
