@@ -223,6 +223,8 @@ class OptimWrapper:
             self._configured[name], merged, before, saved, strict=True
         ):
             for key, value in saved_group.items():
+                if key == "capturable":  # The run's own hooks set it, and torch counts steps by it.
+                    continue
                 if key not in group or (key in now and key in was and _equal(now[key], was[key])):
                     group[key] = value
         return merged

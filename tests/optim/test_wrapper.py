@@ -163,6 +163,31 @@ def test_the_count_of_steps_stays_where_torch_has_it():
     assert loaded.optimizer.state[parameter]["step"].device.type == "cpu"
 
 
+def test_whether_a_step_is_captured_is_not_taken_from_a_checkpoint():
+    """Some hooks need it, and then the count of steps has to be with the weights."""
+
+    def wrapper_on(device, capturable):
+        parameter = nn.Parameter(torch.ones(2, device=device))
+        scaler = torch.amp.GradScaler("cpu", enabled=False)
+        wrapper = OptimWrapper({"default": torch.optim.Adam([parameter])}, scaler)
+        wrapper.param_groups[0]["capturable"] = capturable
+        return parameter, wrapper
+
+    parameter, saved = wrapper_on("cpu", False)
+    parameter.sum().backward()
+    saved.step()
+    parameter, captured = wrapper_on("meta", True)
+    captured.load_state_dict(saved.state_dict())
+    assert captured.param_groups[0]["capturable"]
+    step = captured.optimizer.state[parameter]["step"]
+    assert (step.device.type, step.dtype) == ("meta", torch.float32)
+    saved.param_groups[0]["capturable"] = True
+    parameter, plain = wrapper_on("meta", False)
+    plain.load_state_dict(saved.state_dict())
+    assert not plain.param_groups[0]["capturable"]
+    assert plain.optimizer.state[parameter]["step"].device.type == "cpu"
+
+
 def test_the_loss_scale_comes_back():
     def fp16():
         optimizer = torch.optim.SGD([nn.Parameter(torch.ones(1))], lr=0.1)
