@@ -43,7 +43,10 @@ def build_model(cfg: DictConfig, settings: TrainerSettings, device: torch.device
 
 
 def across_ranks(model: nn.Module, device: torch.device) -> nn.Module:
-    """The model itself, or in a run of several ranks one that synchronises its gradients."""
+    """The model itself, or in a run of several ranks one that synchronises its gradients.
+
+    Its buffers are rank 0's again at each step: a checkpoint holds those, so all ranks resume.
+    """
     if dist.world_size() == 1:
         return model
     return DistributedDataParallel(model, device_ids=[device] if device.type == "cuda" else None)

@@ -1,4 +1,4 @@
-"""`SyncBuffersHook`: one set of buffers on all ranks, so that they evaluate one model."""
+"""`SyncBuffersHook`: buffers that all ranks have a part in, not the first one alone."""
 
 from __future__ import annotations
 
@@ -19,11 +19,15 @@ if TYPE_CHECKING:
 class SyncBuffersHook(Hook):
     """Replaces the model's buffers by their mean over the ranks.
 
-    Gradients are synchronised, buffers such as the statistics of batch norm are not: each rank's
-    have seen its own share of the data alone. They are averaged after each training epoch, and
-    before a validation if training went on since (in runs by iterations). Integers, such as
-    counters, have no mean and are those of rank 0 afterwards. Whether there are ranks is asked at
-    each call; a single process has nothing to do.
+    Of buffers, such as the statistics of batch norm, those of rank 0 count: before the first
+    forward pass of a step, and of a validation, torch's DistributedDataParallel hands them to all
+    ranks, so what the others have seen is lost. What is averaged here is therefore what each rank's
+    batches of the last step have added; for statistics of many batches of all ranks there is
+    hooks=+precise_bn.
+
+    They are averaged after each training epoch, and before a validation if training went on since
+    (in runs by iterations). Integers, such as counters, have no mean and are those of rank 0
+    afterwards. Whether there are ranks is asked at each call; a single process has nothing to do.
 
         torchrun --nproc_per_node=2 -m hookexp hooks=+sync_buffers
     """

@@ -68,8 +68,12 @@ def train_until_synced(point, work_dir):
     probes = [Buffers(True, [point]), Buffers(False, [point])]
     for number, probe in enumerate(probes):
         runner.register_hook(probe, name=f"probe_{number}")
+    at_forward = []
+    norm = next(m for m in runner.model.modules() if isinstance(m, torch.nn.BatchNorm2d))
+    norm.register_forward_pre_hook(lambda norm, _: at_forward.append(norm.running_mean.clone()))
     runner.run("train")
     torch.save([probe.seen for probe in probes], work_dir / "buffers.pt")
+    torch.save(at_forward, work_dir / "at_forward.pt")
 
 
 def assert_averaged(ranks):
@@ -93,6 +97,12 @@ def test_two_ranks_have_the_mean_after_each_epoch_or_before_a_validation(tmp_pat
         ranks = [torch.load(tmp_path / f"{point}_{rank}" / "buffers.pt") for rank in range(2)]
         assert len(ranks[0][0]) == 2
         assert_averaged(ranks)
+        ours, theirs = (
+            torch.load(tmp_path / f"{point}_{rank}" / "at_forward.pt") for rank in range(2)
+        )
+        assert len(ours) > 4
+        for one, two in zip(ours, theirs, strict=True):
+            assert torch.equal(one, two), "only a last step's batches are averaged"
     for rank in range(2):
         integer, number, flag = torch.load(tmp_path / f"kinds_{rank}.pt")
         assert (integer.item(), number.item(), flag.item()) == (5, 0.5, True)
