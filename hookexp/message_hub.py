@@ -77,8 +77,17 @@ class MessageHub:
         self.outbox: list[Artifact | Image] = []
 
     def update_scalar(self, key: str, value: Scalar) -> None:
-        """Add a value; a tensor of one element stays on its device."""
+        """Add a value; a tensor of one element stays on its device.
+
+        Raises:
+            ValueError: for a tensor of another size.
+        """
         if isinstance(value, Tensor):
+            if value.numel() != 1:
+                raise ValueError(
+                    f"scalar {key!r} is a tensor of shape {tuple(value.shape)}; give its mean, or "
+                    "one name to each element"
+                )
             value = value.detach()
         try:
             self.scalars[key].values.append(value)

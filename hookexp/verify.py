@@ -19,7 +19,8 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
-from hookexp.build import build_runner
+from hookexp import dist
+from hookexp.build import build_hooks, build_runner
 from hookexp.checkpoint.host_copy import HostCopy
 from hookexp.checkpoint.snapshot import collect, collect_of_hooks
 from hookexp.errors import ConfigError
@@ -56,10 +57,12 @@ def verify_resume(cfg: DictConfig, work_dir: Path) -> None:
     iters = int(cfg.trainer.verify_iters)
     if iters < 1:
         raise ConfigError(f"trainer.verify_iters={iters}: use a whole number, 1 or more")
+    dist.init()
+    work_dir = Path(dist.broadcast(str(work_dir)))
     whole = _train(cfg, work_dir / "whole", iters, resume=None)
     checkpoint = work_dir / "whole" / _FILE
     resumed = _train(cfg, work_dir / "resumed", iters, resume=checkpoint)
-    difference = _first_difference(whole, resumed)
+    difference = _of_any_rank(_first_difference(whole, resumed))
     if difference is None:
         logger.info(
             "verified: a run resumed after %d of %d iterations is the run that was not stopped, "
@@ -69,7 +72,7 @@ def verify_resume(cfg: DictConfig, work_dir: Path) -> None:
         )
         return
     again = _train(cfg, work_dir / "again", iters, resume=None)
-    if _first_difference(whole, again) is not None:
+    if _of_any_rank(_first_difference(whole, again)) is not None:
         raise ConfigError(
             f"not verified: two runs from the same start differ already ({difference}); "
             "try trainer.deterministic=true"
@@ -77,7 +80,26 @@ def verify_resume(cfg: DictConfig, work_dir: Path) -> None:
     part = difference.split(".")[0].split(":")[0]
     raise ConfigError(
         f"not verified: after a resume {difference}. Likely: {_LIKELY.get(part, 'unknown')}"
+        f"{_hooks_without_state(cfg)}"
     )
+
+
+def _of_any_rank(difference: str | None) -> str | None:
+    """The first difference that a rank has found, so that all go the same way."""
+    return next((found for found in dist.gather(difference) if found is not None), None)
+
+
+def _hooks_without_state(cfg: DictConfig) -> str:
+    """A clause that names the hooks of the user's own that save nothing."""
+    names = [
+        entry.name
+        for entry in build_hooks(cfg).entries
+        if not type(entry.hook).__module__.startswith("hookexp.")
+        and not hasattr(entry.hook, "state_dict")
+    ]
+    if not names:
+        return ""
+    return f"; or what a hook counts or keeps: {', '.join(names)} has no state_dict"
 
 
 class _SaveAndStop(Hook):
@@ -122,7 +144,8 @@ def _train(cfg: DictConfig, folder: Path, iters: int, resume: Path | None) -> di
     state["hooks"].pop("checkpoint", None)
     # What is measured when it is logged (speed, memory, ...) is of the machine, not of the run.
     measured = {key.rpartition("/")[2] for key in runner.message_hub.gauges}
-    rows = _rows_after(folder / "scalars.jsonl", iters, {*_CLOCK, *measured})
+    log = folder / "scalars.jsonl"
+    rows = _rows_after(log, iters, {*_CLOCK, *measured}) if runner.rank == 0 else []
     return {**HostCopy().copy(state), "log": rows}
 
 

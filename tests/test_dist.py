@@ -68,3 +68,10 @@ def test_two_ranks_train_together_and_resume(tmp_path):
     done = torchrun(tmp_path, *words, *more)
     assert done.returncode == 0, done.stderr[-3000:]
     assert load_checkpoint(folder / "epoch_2.pth")["loop"]["iter"] == 20
+
+
+def test_two_ranks_prove_that_they_resume(tmp_path):
+    words = ["trainer.device=cpu", "mode=verify_resume", "trainer.verify_iters=2", "model.width=4"]
+    done = torchrun(tmp_path, *words, "hooks.logger.interval=1")
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.count("verified: a run resumed after 2 of 4 iterations") == 1

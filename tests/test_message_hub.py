@@ -113,3 +113,8 @@ def test_numbers_of_any_type_are_read_unrounded():
         assert hub.read(f"train/{name}", 1) == {"": value}
     hub.update_scalar("val/plain", torch.tensor([0.1]))
     assert hub.read("val/", 1) == {"plain": torch.tensor(0.1).item()}
+
+
+def test_a_scalar_of_several_elements_is_refused_where_it_is_given():
+    with pytest.raises(ValueError, match=r"scalar 'train/v' is a tensor of shape \(3,\)"):
+        MessageHub().update_scalar("train/v", torch.ones(3))

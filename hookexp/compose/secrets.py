@@ -41,8 +41,13 @@ def masked_words(text: str) -> str:
 
 
 def save_config(cfg: DictConfig, work_dir: Path) -> None:
-    """Write `.hydra/{config,hydra,overrides}.yaml`, as Hydra does, without the secrets."""
+    """Write `.hydra/{config,hydra,overrides}.yaml`, as Hydra does, without the secrets.
+
+    Where a run was trained an evaluation writes its own into `.hydra_test` (or `_val`) beside it.
+    """
     folder = work_dir / ".hydra"
+    if cfg.mode in ("val", "test") and folder.exists():
+        folder = work_dir / f".hydra_{cfg.mode}"
     folder.mkdir(exist_ok=True)
     _write(OmegaConf.to_container(cfg, resolve=False), folder / "config.yaml")
     hydra = OmegaConf.to_container(HydraConfig.instance().cfg or {}, resolve=False)

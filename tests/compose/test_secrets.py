@@ -51,3 +51,13 @@ def test_no_file_of_a_run_or_a_sweep_holds_one(cli, stub_runs, monkeypatch):
     configs = [p for p in files if p.name == "config.yaml"]
     assert len(configs) == 3
     assert all(MASK in p.read_text() and "oc.env:MY_TOKEN" in p.read_text() for p in configs)
+
+
+def test_an_evaluation_leaves_the_config_of_the_training_as_it_is(cli, stub_runs):
+    assert cli("hydra.run.dir=mine", "optimizer.lr=0.3").code == 0
+    for mode in ("test", "val", "test"):
+        assert cli("hydra.run.dir=mine", f"mode={mode}", "load_from=mine").code == 0
+    folder = cli("--help").folder / "mine"
+    trained, tested = (folder / name / "overrides.yaml" for name in (".hydra", ".hydra_test"))
+    assert "optimizer.lr=0.3" in trained.read_text() and "mode=test" not in trained.read_text()
+    assert "mode=test" in tested.read_text() and (folder / ".hydra_val").is_dir()
