@@ -17,6 +17,7 @@ from torch.optim import Optimizer
 
 from hookexp import dist
 from hookexp.checkpoint import snapshot
+from hookexp.checkpoint.beside import Beside
 from hookexp.checkpoint.loading import load_into, read_start
 from hookexp.checkpoint.store import CheckpointStore
 from hookexp.checkpoint.writer import CheckpointWriter
@@ -82,6 +83,7 @@ class Runner:
         self.test_loop = (
             None if parts.test_loader is None else EvalLoop(self, parts.test_loader, "test")
         )
+        self.beside = Beside(self.model, self.task)
         self._to_restore: dict[str, Any] = {}
         self._metrics: dict[str, float] = {}
 
@@ -162,6 +164,7 @@ class Runner:
             raise ConfigError(f"mode={mode} needs data.{mode}, which is null")
         try:
             self.task.setup(self)
+            self.beside = Beside(self.model, self.task)  # Setting up may have moved parts.
             self.hooks.before_run(self)
             if mode == "train":
                 self._bind_param_schedulers()

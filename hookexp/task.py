@@ -17,7 +17,9 @@ class Task(ABC):
     """The forward pass and what is measured about it; everything around it is a hook.
 
     The runner moves batches to the device and enters autocast before it calls a step, and puts
-    the model into train or eval mode.
+    the model into train or eval mode. What modules among the attributes, such as a loss, change
+    in training is in checkpoints; a task with a state of another kind has `state_dict` and
+    `load_state_dict`, of plain types and tensors.
     """
 
     metric_names: Sequence[str] = ()

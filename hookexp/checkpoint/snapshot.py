@@ -3,6 +3,7 @@
 meta              versions, counters, seed, time: what depends on clock or machine
 message_hub       windows of logged scalars (times among them)
 state_dict        the model's weights
+beside            what the task, its loss or buffers that are not persistent have changed
 optimizer         optimizers, gradient scaler, gradients of an open window
 param_schedulers  what is not a function of the position
 loop              counters and what comes next
@@ -57,6 +58,7 @@ def collect(runner: Runner, request: SaveRequest) -> dict[str, Any]:
     checkpoint: dict[str, Any] = {
         "meta": meta,
         "state_dict": weights,
+        "beside": runner.beside.state_dict(),
         "loop": {**runner.state.state_dict(), "budget": _budget(runner)},
         "sampler": sampler_of(runner),
         "objective": None if runner.objective is None else asdict(runner.objective),
@@ -188,6 +190,8 @@ def restore_run(runner: Runner, checkpoint: Mapping[str, Any]) -> None:
     states = checkpoint["param_schedulers"]
     schedulers.load_state_dict({n: s for n, s in states.items() if n in schedulers.schedulers})
     runner.message_hub.load_state_dict(checkpoint["message_hub"])
+    if "beside" in checkpoint:
+        runner.beside.load_state_dict(checkpoint["beside"])
     saved = checkpoint["objective"]
     if (
         runner.objective is not None

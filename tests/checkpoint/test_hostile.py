@@ -21,6 +21,7 @@ SECTIONS = (
     "meta",
     "message_hub",
     "state_dict",
+    "beside",
     "ema_state_dict",
     "optimizer",
     "param_schedulers",

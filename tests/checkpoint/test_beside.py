@@ -1,0 +1,126 @@
+"""What a loss, a task or a buffer that is not persistent keeps comes back after a resume."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from fakes import TinyModel, TinyTask
+from torch import nn
+
+from hookexp.checkpoint.beside import Beside
+from hookexp.checkpoint.reading import load_checkpoint
+from hookexp.errors import ConfigError
+from hookexp.hook import Hook
+from hookexp.hooks.checkpoint import CheckpointHook
+
+
+class Centred(nn.Module):
+    """A loss with a running mean of the targets, and weights that never change."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("centre", torch.zeros(1))
+        self.register_buffer("weight", torch.ones(1))
+
+    def forward(self, outputs, targets):
+        self.centre.lerp_(targets.mean(0), 0.1)
+        return self.weight * (outputs - targets + self.centre).square().mean()
+
+
+class CentredTask(TinyTask):
+    def __init__(self):
+        super().__init__()
+        self.loss = Centred()
+
+    def train_step(self, model, batch):
+        return {"loss": self.loss(model(batch[0]), batch[1])}
+
+
+class CountingTask(TinyTask):
+    """Its loss depends on how many steps it has made."""
+
+    def __init__(self):
+        super().__init__()
+        self.steps = 0
+
+    def train_step(self, model, batch):
+        self.steps += 1
+        return {"loss": super().train_step(model, batch)["loss"] * self.steps}
+
+    def state_dict(self):
+        return {"steps": self.steps}
+
+    def load_state_dict(self, state):
+        self.steps = state["steps"]
+
+
+class Remembering(TinyModel):
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("last", torch.zeros(1), persistent=False)
+
+    def forward(self, inputs):
+        outputs = super().forward(inputs) + self.last
+        if self.training:
+            self.last = outputs.detach().mean(0)  # Another tensor each time.
+        return outputs
+
+
+class StopAt(Hook):
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+        if runner.iter + 1 == 4:
+            runner.state.stop("told to", urgent=True)
+
+
+@pytest.mark.parametrize(
+    ("make_task", "make_model"),
+    [(CentredTask, TinyModel), (CountingTask, TinyModel), (TinyTask, Remembering)],
+)
+def test_a_resumed_run_is_the_run_that_was_not_stopped(
+    make_runner, tmp_path, make_task, make_model
+):
+    def run(folder, hooks, **more):
+        torch.manual_seed(0)
+        hooks = {"checkpoint": CheckpointHook(), **hooks}
+        parts = {"model": make_model(), "task": make_task()}
+        make_runner(hooks, work_dir=folder, max_epochs=3, **parts, **more).run("train")
+        return load_checkpoint(folder / "epoch_3.pth") if "stop" not in hooks else None
+
+    whole = run(tmp_path / "whole", {})
+    run(tmp_path / "cut", {"stop": StopAt()})
+    resumed = run(tmp_path / "cut", {}, resume="auto")
+    for name, weight in whole["state_dict"].items():
+        assert torch.equal(weight, resumed["state_dict"][name]), name
+    assert whole["beside"].keys() == resumed["beside"].keys()
+    assert any(whole["beside"].values())
+
+
+def test_what_has_not_changed_is_as_the_config_says():
+    task = CentredTask()
+    beside = Beside(TinyModel(), task)
+    assert beside.state_dict() == {"tensors": {}, "task": None}
+    task.loss(torch.ones(2, 1), torch.ones(2, 1))
+    assert list(beside.state_dict()["tensors"]) == ["task.loss.centre"]
+
+
+def test_what_is_part_of_the_model_is_not_kept_twice():
+    task, model = TinyTask(), TinyModel()
+    task.teacher = model.inner
+    beside = Beside(model, task)
+    with torch.no_grad():
+        model.inner.weight.zero_()
+    assert beside.state_dict()["tensors"] == {}
+
+
+def test_what_is_no_more_is_said_to_begin_anew(caplog):
+    state = {"tensors": {"task.loss.centre": torch.ones(1), "task.gone": torch.ones(1)}}
+    task = CentredTask()
+    with caplog.at_level("WARNING"):
+        Beside(TinyModel(), task).load_state_dict({**state, "task": None})
+    assert task.loss.centre.item() == 1.0
+    assert caplog.messages == ["task.gone is not what it was in the checkpoint, and begins anew"]
+
+
+def test_a_task_that_does_not_take_its_state_says_so():
+    with pytest.raises(ConfigError, match=r"task: CountingTask does not take .*KeyError: 'steps'"):
+        Beside(TinyModel(), CountingTask()).load_state_dict({"tensors": {}, "task": {}})
