@@ -32,6 +32,7 @@ from hookexp.device import autocast, batch_placer, make_current, resolve_device
 from hookexp.errors import ConfigError
 from hookexp.hook import Mode
 from hookexp.hook_list import HookList
+from hookexp.hooks.checkpoint import CheckpointHook
 from hookexp.optim.param_schedulers import ParamSchedulers
 from hookexp.parts import Parts
 from hookexp.runner import Runner
@@ -164,6 +165,7 @@ def _check_metrics(
     settings: TrainerSettings, hooks: HookList, schedulers: ParamSchedulers, task: Task
 ) -> Any:
     """Refuse metric names that the task does not have, before any data is loaded."""
+    rules: dict[str, str] = {}
     if task.metric_names:
         schedulers.check_metrics(task.metric_names)
         for entry in hooks.entries:
@@ -172,7 +174,9 @@ def _check_metrics(
                     entry.hook.check_metrics(task.metric_names)
                 except ValueError as error:
                     raise ConfigError(f"hooks.{entry.name}.{error}") from None
-    return choose_objective(settings.objective, task.metric_names)
+            if isinstance(entry.hook, CheckpointHook):
+                rules |= entry.hook.rules_by_metric(task.metric_names)
+    return choose_objective(settings.objective, task.metric_names, rules)
 
 
 def _read_resumed(cfg: DictConfig, work_dir: Path) -> Start | None:

@@ -37,10 +37,16 @@ class Objective:
             self.value, self.epoch, self.iter = value, epoch, iteration
 
 
-def choose_objective(setting: str, metric_names: Sequence[str]) -> Objective | None:
+def choose_objective(
+    setting: str, metric_names: Sequence[str], rules: Mapping[str, str]
+) -> Objective | None:
     """The objective of `trainer.objective`; `auto` is the first metric with a known direction.
 
     None if no metric's direction is known.
+
+    Args:
+        rules: directions that are set elsewhere, of the metrics that best checkpoints are kept by;
+            the first of these is `auto`.
 
     Raises:
         ConfigError: for a metric the task does not have.
@@ -51,7 +57,9 @@ def choose_objective(setting: str, metric_names: Sequence[str]) -> Objective | N
                 f"trainer.objective={setting}: the task has no such metric; "
                 f"it has: {', '.join(metric_names) or 'none'}"
             )
-        return Objective(setting, infer_rule(setting))
+        return Objective(setting, rules.get(setting) or infer_rule(setting))
+    for name, rule in rules.items():
+        return Objective(name, rule)
     for name in metric_names:
         try:
             return Objective(name, infer_rule(name))

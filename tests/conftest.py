@@ -103,7 +103,7 @@ def make_runner(tmp_path: Path) -> Callable[..., Runner]:
                 train_loader=loader(train_size, training=True),
                 val_loader=loader(val_size, training=False) if val_size else None,
                 test_loader=loader(val_size, training=False) if val_size else None,
-                objective=choose_objective(trainer.objective, task.metric_names),
+                objective=choose_objective(trainer.objective, task.metric_names, {}),
                 resume=resume,
                 load_from=load_from,
                 load_from_trusted=load_from_trusted,

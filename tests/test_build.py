@@ -335,3 +335,9 @@ def test_the_device_of_a_run_is_made_torchs_current_one(tmp_path, monkeypatch):
 )
 def test_what_can_be_evaluated_is_offered_at_the_end(words, expected):
     assert words_of_an_evaluation(config(*words)) == expected
+
+
+def test_a_run_is_judged_by_what_its_best_checkpoint_is_kept_by(tmp_path):
+    words = ("hooks/checkpoint=best", "hooks.checkpoint.save_best=loss")
+    assert build_runner(tiny(), tmp_path).objective.name == "accuracy"
+    assert build_runner(tiny(*words), tmp_path).objective.name == "loss"

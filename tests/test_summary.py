@@ -161,13 +161,20 @@ def test_a_run_without_a_number_returns_none():
     ],
 )
 def test_which_metric_a_run_is_judged_by(setting, names, chosen):
-    objective = choose_objective(setting, names)
+    objective = choose_objective(setting, names, {})
     assert (objective and (objective.name, objective.rule)) == chosen
 
 
 def test_a_metric_that_is_not_there():
     with pytest.raises(ConfigError, match=r"trainer\.objective=f1: .*it has: accuracy, loss"):
-        choose_objective("f1", ("accuracy", "loss"))
+        choose_objective("f1", ("accuracy", "loss"), {})
+
+
+@pytest.mark.parametrize("setting", ["auto", "f1"])
+def test_the_objective_is_what_the_best_checkpoint_is_kept_by(setting):
+    names, rules = ("f1", "accuracy"), {"f1": "less"}
+    assert choose_objective(setting, names, rules) == Objective("f1", "less")
+    assert choose_objective("accuracy", names, rules) == Objective("accuracy", "greater")
 
 
 def test_an_objective_keeps_its_best():

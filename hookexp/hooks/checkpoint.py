@@ -118,10 +118,20 @@ class CheckpointHook(Hook):
         return stages
 
     def check_metrics(self, metric_names: Sequence[str]) -> None:
+        self.rules_by_metric(metric_names)
+
+    def rules_by_metric(self, metric_names: Sequence[str]) -> dict[str, str]:
+        """By which metrics best checkpoints are kept, and of each `greater` or `less`.
+
+        Raises:
+            ValueError: for a metric that is not there, or whose name does not tell.
+        """
+        rules = {}
         for index, name in enumerate(self.save_best):
             metric = metric_names[0] if name == "auto" else name
             require_metric("save_best", metric, metric_names)
-            self._rule_of(index, metric)
+            rules[metric] = self._rule_of(index, metric)
+        return rules
 
     def before_run(self, runner: Runner) -> None:
         runner.writer.goes_on_after_failure = self.on_write_error == "go_on"
