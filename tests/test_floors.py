@@ -33,6 +33,7 @@ FLOORS = {
         "data.sampler",
         "data.prefetch",
         "data.stream",
+        "data.tracking",
         "data.workers",
         "optim.",
     ],

@@ -3,11 +3,15 @@
 How a resumed run gets to its batch in the middle of a pass over them:
 
     there is a state     `state_dict` and `load_state_dict` of the object, of a DataLoader's
-                         iterable data set, or of its sampler; no batch is read again
+                         iterable data set, or of its sampler; no batch is read again but
+                         the last one of a limit
     there is none        the generators go back to where the pass began, and the batches before
                          are read and dropped
 
 A state is asked for after each batch and kept with it, since loaders read ahead of the training.
+
+Between two passes a source with a state has to stand as the first of them left it. So what that one
+was asked last is asked again: for more than there is, or for the last batch of a limit.
 """
 
 from __future__ import annotations
@@ -18,30 +22,18 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sized
 from dataclasses import dataclass
 from itertools import chain, islice
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import torch
-from torch.utils.data import DataLoader, IterableDataset, Sampler
+from torch.utils.data import DataLoader
 
 from hookexp.data import workers
+from hookexp.data.tracking import Position, doubts_about, generators_of, tracked
 from hookexp.seed import rng_state, set_rng_state
 
 logger = logging.getLogger("hookexp")
 _READ_AHEAD = 4
 """More batches than may lie between the one that was read last and the one trained on last."""
-
-
-@runtime_checkable
-class Stateful(Protocol):
-    """Says where it stands, in plain types, and goes on there when it is iterated next.
-
-    `state_dict` is called after each batch, so what it returns should be small. It says what was
-    handed out, the last item included; after the last one of a pass, what is left of it is empty.
-    """
-
-    def state_dict(self) -> dict[str, Any]: ...
-
-    def load_state_dict(self, state: dict[str, Any]) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -74,11 +66,15 @@ class BatchStream:
         self.sampler = getattr(batches, "sampler", None)
         self.batch_sampler = getattr(batches, "batch_sampler", None)
         self.batch_size = getattr(batches, "batch_size", None)
-        self._source, self._stateful = _tracked(batches)
-        self._generators = _generators_of(batches)
+        self._source, self._tracker = tracked(batches)
+        self._generators = generators_of(batches)
         self._passes: deque[_Pass] = deque(maxlen=_READ_AHEAD)
-        self._states: deque[tuple[int, dict[str, Any] | None]] = deque(maxlen=_READ_AHEAD)
-        """What a stateful source said after the last batches, by the number of the next one."""
+        self._positions: deque[tuple[int, Position]] = deque(maxlen=_READ_AHEAD)
+        """Where a stateful source stood after the last batches, by the number of the next one."""
+        self._end: Position | None = None
+        """Where it stood after the last whole pass."""
+        self._began_from: dict[str, Any] | None = None
+        """What the pass that is being read was begun with."""
         self._to_resume: dict[str, Any] | None = None
 
     def __len__(self) -> int:
@@ -113,31 +109,27 @@ class BatchStream:
     def state_dict(self, number: int) -> dict[str, Any]:
         """What `iterate(number)` of a later process needs; 0 is the begin of the next pass.
 
-        Only of a batch that was read a moment ago.
+        Only of a batch that was read a moment ago. Of a pass that was begun and given up, 0 is its
+        own begin.
         """
         if self._to_resume is not None:
             return self._to_resume
         if number == 0:
-            source = None if self._stateful is None else copy.deepcopy(self._stateful.state_dict())
-            return {"in_pass": 0, "source": source, "generators": {"own": self._own_states()}}
+            return self._began_from or self._between(self._end)
         for one in reversed(self._passes):
             # A batch at the border of two passes is the last of the first one.
             # Without a source's state, the next one, begun ahead, has drawn from the generators.
-            counts_from_its_begin = one.first < number or self._stateful is None
+            counts_from_its_begin = one.first < number or self._tracker is None
             if one.began_at < number or (one.began_at == number and counts_from_its_begin):
-                return {
-                    "in_pass": number - one.first,
-                    "source": dict(self._states).get(number),
-                    "generators": one.generators,
-                }
+                return _state(number - one.first, self._position(number, one), one.generators)
         return _begin_and_drop(number)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Let the next `iterate` begin where the state was asked for."""
-        if state["in_pass"] > 0 or "global" in state["generators"]:
+        if _is_between(state):
+            self._set_own(state["generators"].get("own", ()))
+        if not _is_between(state) or state["source"] is not None:
             self._to_resume = state
-        else:
-            self._put_back(state)
 
     def close(self) -> None:
         """End the workers that a DataLoader keeps from pass to pass."""
@@ -146,41 +138,65 @@ class BatchStream:
             workers.end(iterator)
 
     def doubts(self) -> str:
-        """Why a run that is resumed in the middle of a pass may not be exact; empty if it is."""
-        name = type(self.batches).__name__
-        if isinstance(self.batches, DataLoader):
-            return _doubts_about(self.batches, self._stateful is not None)
-        if self._stateful is not None or isinstance(self.batches, (list, tuple)):
-            return ""
+        """Why a run that is resumed may not be exact; empty if it is."""
+        doubts = doubts_about(self.batches, self._tracker is not None)
+        if doubts or self._tracker is None or self.limit != 1:
+            return doubts
         return (
-            f"{name} has no state_dict and load_state_dict: a run that is resumed reads and drops "
-            "the batches before, and is exact only if it gives the same ones again"
+            "with one batch in an epoch, a run that is resumed is exact only if "
+            f"{type(self._tracker.stateful).__name__} begins a pass when it is given to iter(), "
+            "and not when it is asked for the first item"
         )
 
     def _all(self, number: int, state: dict[str, Any] | None) -> Iterator[Any]:
-        is_stateful = self._stateful is not None
         while True:
-            in_pass = 0
-            if state is None:
-                generators = {}
-                if not is_stateful:
-                    generators = {"global": rng_state(), "own": self._own_states()}
-                batches = _begin(self._source)
-            else:
-                in_pass, generators = state["in_pass"], state["generators"]
-                self._states.append((number, state["source"]))
-                batches = self._resumed(state)
-            was_resumed, state = state is not None, None
-            began_at = number
-            self._passes.append(_Pass(number - in_pass, began_at, generators))
-            for batch in _limited(batches, self.limit, in_pass):
+            was_resumed = state is not None and not _is_between(state)
+            one, batches = self._pass(number, state)
+            self._passes.append(one)
+            for batch in _limited(batches, self.limit, number - one.first):
                 number += 1
-                if is_stateful:
-                    self._states.append((number, self._state()))
+                if self._tracker is not None:
+                    self._positions.append((number, self._tracker.position()))
                 yield batch
-            is_dry = number == began_at and not was_resumed
+            self._end, self._began_from = self._end_of(number, one), None
+            # Where all of a pass was read before the stop, the source has yet to be put there.
+            had_ended = was_resumed and state is not None and bool(_position_in(state).ended_by)
+            state = self._between(self._end) if had_ended else None
+            is_dry = number == one.began_at and not was_resumed
             if not self.endless or is_dry:
+                self._to_resume = state
                 return
+
+    def _pass(self, number: int, state: dict[str, Any] | None) -> tuple[_Pass, Iterator[Any]]:
+        """A pass whose next batch has that number, from its begin or from a state inside it."""
+        if state is not None and not _is_between(state):
+            position = _position_in(state)
+            self._positions.append((number, position))
+            one = _Pass(number - state["in_pass"], number, state["generators"])
+            return one, iter(()) if position.ended_by else self._resumed(state)
+        end = self._end if state is None else _position_in(state)
+        self._began_from = self._between(end)
+        generators = {}
+        if self._tracker is None:
+            generators = {"global": rng_state(), "own": self._own_states()}
+        batches = self._begin() if state is None or end is None else self._after(end)
+        return _Pass(number, number, generators), batches
+
+    def _after(self, position: Position) -> Iterator[Any]:
+        """The pass after the one that ended at a position, begun as in the run that was stopped."""
+        self._load(position.source)
+        if not position.ended_by:
+            return self._begin()
+        generators, own = rng_state(), self._own_states()
+        batches = self._begin()
+        self._drop(batches, position.again)
+        if position.ended_by == "data":
+            ahead = list(islice(batches, 1))
+            if ahead:  # The source had gone over to this pass when it was asked.
+                return chain(ahead, batches)
+        set_rng_state(generators)
+        self._set_own(own)
+        return self._begin()
 
     def _resumed(self, state: dict[str, Any]) -> Iterator[Any]:
         """An iterator that stands where a state was asked for.
@@ -189,138 +205,95 @@ class BatchStream:
         which the run that was not stopped did at the begin of the pass.
         """
         generators = rng_state()
-        self._put_back(state)
-        batches = _begin(self._source)
+        position = _position_in(state)
+        self._load(position.source)
+        if "global" in state["generators"]:
+            set_rng_state(state["generators"]["global"])
+        self._set_own(state["generators"].get("own", ()))
+        batches = self._begin()
         if state["in_pass"] == 0:
             # A sampler draws when it is asked for the first one.
             batches = chain(list(islice(batches, 1)), batches)
-        elif state["source"] is None:
+        elif position.source is None:
             logger.info(
                 "data.train: %d batches are read and dropped to continue after them",
                 state["in_pass"],
             )
-            for _ in islice(batches, state["in_pass"]):
-                pass
+        self._drop(batches, position.again)
         set_rng_state(generators)
         return batches
 
-    def _put_back(self, state: dict[str, Any]) -> None:
-        if state["source"] is not None and self._stateful is not None:
-            self._stateful.load_state_dict(copy.deepcopy(state["source"]))
-        if "global" in state["generators"]:
-            set_rng_state(state["generators"]["global"])
-        for generator, saved in zip(
-            self._generators, state["generators"].get("own", ()), strict=False
-        ):
-            generator.set_state(saved)
+    def _begin(self) -> Iterator[Any]:
+        if not isinstance(self._source, DataLoader):
+            return iter(self._source)
+        return workers.iterate(self._source)
 
-    def _state(self) -> dict[str, Any]:
-        """Of a stateful source, after the batch that it gave last."""
-        assert self._stateful is not None
-        if isinstance(self._stateful, _TrackedSampler):
-            return self._stateful.states.popleft()
-        return copy.deepcopy(self._stateful.state_dict())
+    def _drop(self, batches: Iterator[Any], number: int) -> None:
+        for _ in islice(batches, number):
+            if self._tracker is not None:
+                self._tracker.position()
+
+    def _load(self, source: dict[str, Any] | None) -> None:
+        if source is not None and self._tracker is not None:
+            self._tracker.stateful.load_state_dict(copy.deepcopy(source))
+
+    def _position(self, number: int, one: _Pass) -> Position:
+        """Where the source stood before batch `number`.
+
+        If that was the last one of a limit, it stands where that batch can be read again: many
+        objects go on with a pass until they are asked for an item, and only then begin another.
+        """
+        in_pass, positions = number - one.first, dict(self._positions)
+        if self._tracker is None or number not in positions:
+            return Position(None, again=in_pass)
+        is_last = self.limit is not None and in_pass >= self.limit
+        if is_last and in_pass > 1 and number > one.began_at and number - 1 in positions:
+            before = positions[number - 1]
+            return before._replace(again=before.again + 1)
+        return positions[number]
+
+    def _end_of(self, number: int, one: _Pass) -> Position | None:
+        """Where the source stood when a pass was over, before what it was asked last."""
+        if self._tracker is None:
+            return None
+        if number == one.began_at and number not in dict(self._positions):
+            return Position(self._tracker.state())  # It was empty.
+        is_limited = self.limit is not None and number - one.first >= self.limit
+        return self._position(number, one)._replace(ended_by="limit" if is_limited else "data")
+
+    def _between(self, end: Position | None) -> dict[str, Any]:
+        """A state between two passes, the first of which ended there; None if there was none.
+
+        A source that was not read is not asked either: torchdata's loader begins a pass to answer.
+        """
+        return _state(0, end or Position(None), {"own": self._own_states()})
 
     def _own_states(self) -> list[torch.Tensor]:
         return [generator.get_state() for generator in self._generators]
 
-
-class _TrackedSampler(Sampler[Any]):
-    """A sampler whose state after each item waits until that item's batch is handed out."""
-
-    def __init__(self, sampler: Any, stateful: Stateful) -> None:
-        self.sampler = sampler
-        self.stateful = stateful
-        self.states: deque[dict[str, Any]] = deque()
-
-    def __len__(self) -> int:
-        return len(self.sampler)
-
-    def __iter__(self) -> Iterator[Any]:
-        self.states.clear()
-        for item in self.sampler:
-            self.states.append(copy.deepcopy(self.stateful.state_dict()))
-            yield item
-
-    def state_dict(self) -> dict[str, Any]:
-        return self.stateful.state_dict()
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.stateful.load_state_dict(state)
+    def _set_own(self, states: Iterable[torch.Tensor]) -> None:
+        for generator, saved in zip(self._generators, states, strict=False):
+            generator.set_state(saved)
 
 
-def _tracked(batches: Iterable[Any]) -> tuple[Iterable[Any], Stateful | None]:
-    """What to iterate over in place of `batches`, and what knows where that stands."""
-    if isinstance(batches, Stateful):
-        return batches, batches
-    if not isinstance(batches, DataLoader):
-        return batches, None
-    if isinstance(batches.dataset, IterableDataset):
-        # Each worker has a copy of the data set, and the state is in the copies.
-        if isinstance(batches.dataset, Stateful) and batches.num_workers == 0:
-            return batches, batches.dataset
-        return batches, None
-    which = "sampler" if batches.batch_sampler is None else "batch_sampler"
-    for sampler in (batches.batch_sampler, batches.sampler):
-        if isinstance(sampler, Stateful):
-            tracked = _TrackedSampler(getattr(batches, which), sampler)
-            mine = copy.copy(batches)
-            vars(mine).update({which: tracked, "_iterator": None})
-            return mine, tracked
-    return batches, None
+def _state(in_pass: int, position: Position, generators: dict[str, Any]) -> dict[str, Any]:
+    return {"in_pass": in_pass, **position._asdict(), "generators": generators}
 
 
-def _generators_of(batches: Iterable[Any]) -> list[torch.Generator]:
-    """The generators that a DataLoader and its sampler draw from, where they have their own."""
-    sampler = getattr(batches, "sampler", None)
-    found = [getattr(owner, "generator", None) for owner in (batches, sampler)]
-    own = {id(g): g for g in found if isinstance(g, torch.Generator)}
-    return list(own.values())
+def _position_in(state: dict[str, Any]) -> Position:
+    """The position that a state holds, also one of a checkpoint from before there were all keys."""
+    again = state["in_pass"] if state["source"] is None else state.get("again", 0)
+    return Position(state["source"], again, state.get("ended_by", ""))
 
 
-def _doubts_about(loader: DataLoader[Any], is_stateful: bool) -> str:
-    kind = type(loader.dataset).__name__
-    if isinstance(loader.dataset, IterableDataset):
-        if is_stateful:
-            return ""
-        if isinstance(loader.dataset, Stateful):
-            return (
-                f"the state of {kind} is in the {loader.num_workers} workers' copies and cannot be "
-                "saved: a run that is resumed reads and drops the batches before, and is exact "
-                "only if it gives the same ones again; data.num_workers=0 resumes exactly"
-            )
-        return (
-            f"{kind} has no state_dict and load_state_dict: a run that is resumed reads and drops "
-            "the batches before, and is exact only if it gives the same ones again"
-        )
-    if is_stateful:
-        if loader.num_workers == 0:
-            return ""
-        return (
-            "the samples continue exactly after a resume, but what the DataLoader's "
-            f"{loader.num_workers} workers draw at random begins anew; give the data set itself as "
-            "data.train and its loader is made with a seed for each sample"
-        )
-    foreign = [
-        type(sampler).__name__
-        for sampler in (loader.sampler, loader.batch_sampler)
-        if sampler is not None and not type(sampler).__module__.startswith("torch.")
-    ]
-    if not foreign:
-        return ""
-    return (
-        f"{foreign[0]} has no state_dict and load_state_dict: a run that is resumed reads and "
-        "drops the batches before, and is exact only if it gives the same ones again"
-    )
-
-
-def _begin(batches: Iterable[Any]) -> Iterator[Any]:
-    return workers.iterate(batches) if isinstance(batches, DataLoader) else iter(batches)
+def _is_between(state: dict[str, Any]) -> bool:
+    """Whether a pass is begun next, with the generators as they are by then."""
+    return state["in_pass"] == 0 and "global" not in state["generators"]
 
 
 def _begin_and_drop(number: int) -> dict[str, Any]:
     """All that can be said without a state: so many batches come before."""
-    return {"in_pass": number, "source": None, "generators": {}}
+    return _state(number, Position(None, again=number), {})
 
 
 def _limited(batches: Iterator[Any], limit: int | None, in_pass: int) -> Iterator[Any]:

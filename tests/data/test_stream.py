@@ -5,11 +5,20 @@ from __future__ import annotations
 import copy
 import multiprocessing
 import re
+from functools import partial
 
 import pytest
 import torch
 from fakes import TinyData
-from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler, get_worker_info
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    Dataset,
+    IterableDataset,
+    RandomSampler,
+    Sampler,
+    get_worker_info,
+)
 
 from hookexp.build_data import _stream
 from hookexp.data.stream import BatchStream
@@ -81,6 +90,36 @@ class OwnSampler(Counter, Sampler):
         return self.numbers(4 * BATCHES)
 
 
+class BeginsAnew(Counter):
+    """A pass begins at each `iter`, but at the one after a state was loaded: torchdata's way."""
+
+    is_loaded = False
+
+    def load_state_dict(self, state):
+        super().load_state_dict(state)
+        self.is_loaded = True
+
+    def numbers(self, length):
+        if not self.is_loaded:
+            self.passes, self.position = self.passes + 1, 0
+        self.is_loaded = False
+        while self.position < length:
+            self.position += 1
+            yield (7 * self.position + self.passes) % length
+
+
+class AnewBatches(BeginsAnew, OwnBatches):
+    pass
+
+
+class AnewRows(BeginsAnew, OwnRows):
+    pass
+
+
+class AnewSampler(BeginsAnew, OwnSampler):
+    pass
+
+
 def own_batches():
     return OwnBatches()
 
@@ -105,6 +144,23 @@ def shuffled_by_its_own_generator():
     return DataLoader(Rows(), batch_size=4, shuffle=True, generator=torch.Generator())
 
 
+def odd_batches_of(make):
+    """A loader whose last batch is filled while its source comes to its end."""
+    source = make()
+    if isinstance(source, IterableDataset):
+        return DataLoader(source, batch_size=3)
+    return DataLoader(Rows(), batch_size=3, sampler=source)
+
+
+def own_sampler_in_a_batch_sampler():
+    return DataLoader(Rows(), batch_sampler=BatchSampler(OwnSampler(), 3, False))
+
+
+def generator_in_a_batch_sampler():
+    sampler = RandomSampler(range(20), generator=torch.Generator().manual_seed(4))
+    return DataLoader(Rows(), batch_sampler=BatchSampler(sampler, 3, False))
+
+
 class Training:
     """Reads batches and draws random numbers, as a model with dropout would."""
 
@@ -126,6 +182,13 @@ class Training:
             else:
                 assert not self.endless
                 self.batch_in_epoch = 0
+        return seen
+
+    def run_epochs(self, number):
+        seen = []
+        for _ in range(number):
+            epoch = [batch.flatten().tolist() for batch in self.stream.iterate(0)]
+            seen.append([epoch, torch.rand(()).item()])
         return seen
 
     def save(self):
@@ -160,6 +223,52 @@ def test_a_resume_gives_the_rest_of_the_same_batches(make, saved_after, endless)
     torch.rand(3)
     resumed.load(saved)
     assert first + resumed.run(13 - saved_after) == whole
+
+
+WHOLE_PASSES = [
+    *(partial(odd_batches_of, make) for make in (OwnRows, OwnSampler, AnewRows, AnewSampler)),
+    OwnBatches,
+    AnewBatches,
+    own_sampler_in_a_batch_sampler,
+    generator_in_a_batch_sampler,
+]
+
+
+@pytest.mark.parametrize("limit", [None, 3])
+@pytest.mark.parametrize("endless", [False, True])
+@pytest.mark.parametrize("make", WHOLE_PASSES)
+def test_a_pass_that_is_over_gives_no_more_after_a_resume(make, endless, limit):
+    whole = Training(make(), endless, limit).run(16)
+    for saved_after in range(1, 16):
+        stopped = Training(make(), endless, limit)
+        first, saved = stopped.run(saved_after), stopped.save()
+        resumed = Training(make(), endless, limit)
+        resumed.load(saved)
+        assert first + resumed.run(16 - saved_after) == whole, saved_after
+
+
+@pytest.mark.parametrize("limit", [None, 3])
+@pytest.mark.parametrize("make", WHOLE_PASSES)
+def test_a_resume_between_two_passes_begins_the_same_next_one(make, limit):
+    whole = Training(make(), limit=limit).run_epochs(4)
+    for epochs in (1, 2, 3):
+        stopped = Training(make(), limit=limit)
+        first, saved = stopped.run_epochs(epochs), stopped.save()
+        resumed = Training(make(), limit=limit)
+        resumed.load(saved)
+        assert resumed.save()[0].keys() == saved[0].keys()
+        assert first + resumed.run_epochs(4 - epochs) == whole
+
+
+@pytest.mark.parametrize("make", [AnewBatches, OwnBatches, shuffled_by_its_own_generator])
+def test_a_pass_that_is_given_up_is_begun_again(make):
+    whole = Training(make(), limit=3).run_epochs(3)
+    stopped = Training(make(), limit=3)
+    first, saved = stopped.run_epochs(1), stopped.save()
+    next(stopped.stream.iterate(0))
+    resumed = Training(make(), limit=3)
+    resumed.load((stopped.stream.state_dict(0), *saved[1:]))
+    assert first + resumed.run_epochs(2) == whole
 
 
 @pytest.mark.parametrize("make", [own_batches, own_rows])
@@ -325,6 +434,10 @@ class OddSampler(Sampler):
         return iter(range(20))
 
 
+class Pools(BatchSampler):
+    pass
+
+
 @pytest.mark.parametrize(
     ("source", "doubts"),
     [
@@ -337,6 +450,16 @@ class OddSampler(Sampler):
         (DataLoader(Stateless()), "Stateless has no state_dict"),
         (DataLoader(OwnRows(), num_workers=2), "in the 2 workers' copies .*num_workers=0 resumes"),
         (DataLoader(Rows(), sampler=OddSampler()), "OddSampler has no state_dict"),
+        (own_sampler_in_a_batch_sampler(), ""),
+        (generator_in_a_batch_sampler(), ""),
+        (
+            DataLoader(Rows(), batch_sampler=BatchSampler(OddSampler(), 4, False)),
+            "OddSampler has no state_dict .* the same ones again",
+        ),
+        (
+            DataLoader(Rows(), batch_sampler=Pools(OwnSampler(), 4, False)),
+            "Pools has no state_dict .* keeps nothing from batch to batch",
+        ),
         (
             DataLoader(Rows(), sampler=OwnSampler(), num_workers=2),
             "what the DataLoader's 2 workers draw at random begins anew",
@@ -348,6 +471,15 @@ def test_what_cannot_be_promised(source, doubts):
     assert bool(said) == bool(doubts)
     if doubts:
         assert re.search(doubts, said)
+
+
+@pytest.mark.parametrize(
+    ("limit", "doubts"), [(None, ""), (2, ""), (1, "OwnBatches begins a pass")]
+)
+def test_epochs_of_one_batch_are_doubted(limit, doubts):
+    said = BatchStream(own_batches(), limit=limit).doubts()
+    assert doubts in said
+    assert bool(said) == bool(doubts)
 
 
 @pytest.mark.parametrize("budget", [{"max_epochs": 3}, {"max_iters": 13}])

@@ -1,0 +1,191 @@
+"""Which object of a source of batches knows where it stands, and what it says after each batch."""
+
+from __future__ import annotations
+
+import copy
+from collections import deque
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+import torch
+from torch.utils.data import BatchSampler, DataLoader, IterableDataset
+
+
+@runtime_checkable
+class Stateful(Protocol):
+    """Says where it stands, in plain types, and goes on there when it is iterated next.
+
+    `state_dict` is called after each batch, so what it returns should be small. It says what was
+    handed out, the last item included; after the last one of a pass, what is left of it is empty.
+    Once a pass has ended it is of that pass or of the next one, as the object likes.
+
+    After `load_state_dict`, the next `iter()` gives what is left of the pass, be it nothing. Every
+    other one does what it does in a run that is not stopped: begin a pass, or go on with the last.
+    """
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None: ...
+
+
+class Position(NamedTuple):
+    """Where a source stands."""
+
+    source: dict[str, Any] | None
+    """What it said itself, None if it cannot."""
+    again: int = 0
+    """How many batches come from there to here."""
+    ended_by: str = ""
+    """`data` if its pass has been read to the end, `limit` if there were enough batches."""
+
+
+class Tracker:
+    """Asks a source where it stands after each batch."""
+
+    def __init__(self, stateful: Stateful, items: _Items | None = None) -> None:
+        self.stateful = stateful
+        self._items = items
+
+    def position(self) -> Position:
+        """After the batch that was handed out last; once for each."""
+        has_ended = self._items is not None and self._items.have_ended
+        return Position(self.state(), ended_by="data" if has_ended else "")
+
+    def state(self) -> dict[str, Any]:
+        """What it says now, and can change no more."""
+        return copy.deepcopy(self.stateful.state_dict())
+
+
+class _TrackedSampler(Tracker):
+    """A sampler whose position after each item waits until that item's batch is handed out."""
+
+    def __init__(self, sampler: Iterable[Any], stateful: Stateful, items: _Items | None) -> None:
+        super().__init__(stateful, items)
+        self._sampler = sampler
+        self._positions: deque[Position] = deque()
+
+    def __iter__(self) -> Iterator[Any]:
+        self._positions.clear()
+        for item in self._sampler:
+            self._positions.append(super().position())
+            yield item
+
+    def position(self) -> Position:
+        return self._positions.popleft()
+
+
+class _Items:
+    """Single items, which torch reads to their end while it fills a last batch."""
+
+    def __init__(self, items: Any) -> None:
+        self._items = items
+        self.have_ended = False
+
+    def __iter__(self) -> Iterator[Any]:
+        self.have_ended = False
+        yield from self._items
+        self.have_ended = True
+
+
+def tracked(batches: Iterable[Any]) -> tuple[Iterable[Any], Tracker | None]:
+    """What to iterate over in place of `batches`, and what knows where that stands."""
+    if isinstance(batches, Stateful):
+        return batches, Tracker(batches)
+    if not isinstance(batches, DataLoader):
+        return batches, None
+    mine = copy.copy(batches)
+    if isinstance(batches.dataset, IterableDataset):
+        # Each worker has a copy of the data set, and the state is in the copies.
+        if isinstance(batches.dataset, Stateful) and batches.num_workers == 0:
+            rows = _Items(batches.dataset)
+            vars(mine).update(dataset=rows, _iterator=None)
+            return mine, Tracker(batches.dataset, rows)
+        return batches, None
+    outer, stateful = _outer_and_stateful(batches)
+    if stateful is None:
+        return batches, None
+    which = "sampler" if batches.batch_sampler is None else "batch_sampler"
+    sampler: Any = [*outer, stateful][0]
+    items = None
+    if outer and all(type(one) is BatchSampler for one in outer):
+        sampler = items = _Items(stateful)
+        for one in reversed(outer):
+            sampler = BatchSampler(sampler, one.batch_size, one.drop_last)
+    found = _TrackedSampler(sampler, stateful, items)
+    vars(mine).update({which: found, "_iterator": None})
+    return mine, found
+
+
+def generators_of(batches: Iterable[Any]) -> list[torch.Generator]:
+    """The generators that a DataLoader and its samplers draw from, where they have their own."""
+    found = [getattr(owner, "generator", None) for owner in (batches, *_samplers_of(batches))]
+    own = {id(g): g for g in found if isinstance(g, torch.Generator)}
+    return list(own.values())
+
+
+def doubts_about(batches: Iterable[Any], is_stateful: bool) -> str:
+    """Why a pass over batches may not go on as it would have; empty if it does."""
+    if isinstance(batches, DataLoader):
+        return _doubts_about_loader(batches, is_stateful)
+    if is_stateful or isinstance(batches, (list, tuple)):
+        return ""
+    return _has_no_state(batches)
+
+
+def _doubts_about_loader(loader: DataLoader[Any], is_stateful: bool) -> str:
+    kind = type(loader.dataset).__name__
+    if isinstance(loader.dataset, IterableDataset):
+        if is_stateful:
+            return ""
+        if isinstance(loader.dataset, Stateful):
+            return (
+                f"the state of {kind} is in the {loader.num_workers} workers' copies and cannot be "
+                "saved: a run that is resumed reads and drops the batches before, and is exact "
+                "only if it gives the same ones again; data.num_workers=0 resumes exactly"
+            )
+        return _has_no_state(loader.dataset)
+    outer, _ = _outer_and_stateful(loader)
+    foreign = [one for one in outer if not type(one).__module__.startswith("torch.")]
+    if not is_stateful:
+        return _has_no_state(foreign[0]) if foreign else ""
+    if loader.num_workers > 0:
+        return (
+            "the samples continue exactly after a resume, but what the DataLoader's "
+            f"{loader.num_workers} workers draw at random begins anew; give the data set itself as "
+            "data.train and its loader is made with a seed for each sample"
+        )
+    if foreign and not isinstance(loader, Stateful):
+        return (
+            f"{type(foreign[0]).__name__} has no state_dict and load_state_dict: a run that is "
+            "resumed is exact only if it keeps nothing from batch to batch"
+        )
+    return ""
+
+
+def _has_no_state(source: Any) -> str:
+    return (
+        f"{type(source).__name__} has no state_dict and load_state_dict: a run that is resumed "
+        "reads and drops the batches before, and is exact only if it gives the same ones again"
+    )
+
+
+def _samplers_of(batches: Any) -> list[Any]:
+    """What says which samples form a batch, the outermost first."""
+    sampler = getattr(batches, "batch_sampler", None)
+    if sampler is None:
+        sampler = getattr(batches, "sampler", None)
+    found: list[Any] = []
+    while sampler is not None and all(sampler is not one for one in found):
+        found.append(sampler)
+        sampler = getattr(sampler, "sampler", None)
+    return found
+
+
+def _outer_and_stateful(loader: DataLoader[Any]) -> tuple[list[Any], Any]:
+    """The samplers around the outermost one that has a state, and that one or None."""
+    outer: list[Any] = []
+    for sampler in _samplers_of(loader):
+        if isinstance(sampler, Stateful):
+            return outer, sampler
+        outer.append(sampler)
+    return outer, None
