@@ -28,7 +28,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from hookexp.data import workers
-from hookexp.data.tracking import Position, doubts_about, generators_of, tracked
+from hookexp.data.tracking import Position, Stateful, doubts_about, generators_of, tracked
 from hookexp.seed import rng_state, set_rng_state
 
 logger = logging.getLogger("hookexp")
@@ -226,6 +226,10 @@ class BatchStream:
     def _begin(self) -> Iterator[Any]:
         if not isinstance(self._source, DataLoader):
             return iter(self._source)
+        if not isinstance(self._source, Stateful):
+            # Workers that are kept draw no new seed. A resumed run has to start some, and draws
+            # one: so does each pass, for what it costs to start workers (they import torch).
+            self.close()
         return workers.iterate(self._source)
 
     def _drop(self, batches: Iterator[Any], number: int) -> None:

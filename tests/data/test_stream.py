@@ -389,6 +389,22 @@ def test_workers_that_read_ahead_do_not_move_the_position(make):
     assert first + resumed.run(4) == whole
 
 
+@pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork.*:DeprecationWarning")
+def test_workers_that_a_loader_keeps_draw_as_new_ones_do():
+    def training():
+        workers = {"num_workers": 1, "multiprocessing_context": "fork", "persistent_workers": True}
+        return Training(DataLoader(Rows(), batch_size=8, shuffle=True, **workers))
+
+    whole = training().run(8)
+    stopped = training()
+    first, saved = stopped.run(4), stopped.save()
+    stopped.stream.close()
+    resumed = training()
+    resumed.load(saved)
+    assert first + resumed.run(4) == whole
+    resumed.stream.close()
+
+
 def test_the_loader_of_the_user_is_left_as_it_was():
     loader = own_sampler()
     before = dict(vars(loader))
