@@ -9,6 +9,7 @@ param_schedulers  what is not a function of the position
 loop              counters and what comes next
 sampler           what a position in an epoch counts: batch size, seed, ...
 stream            where ready batches of the user's own stand, on each rank
+val_stream        the same of those to validate on, between two validations
 objective         the best value of the run's metric
 hooks             each hook's state under its config name
 rng               the random number generators of each rank
@@ -66,6 +67,8 @@ def collect(runner: Runner, request: SaveRequest) -> dict[str, Any]:
     loader = None if runner.train_loop is None else runner.train_loop.dataloader
     if isinstance(loader, BatchStream):
         checkpoint["stream"] = dist.gather(loader.state_dict(runner.state.batch_in_epoch))
+    if isinstance(runner.val_dataloader, BatchStream):
+        checkpoint["val_stream"] = dist.gather(runner.val_dataloader.state_dict(0))
     if request.with_optimizer:
         checkpoint["optimizer"] = _optimizer_state(runner)
     if request.with_param_schedulers:
@@ -235,10 +238,11 @@ def restore_hooks(runner: Runner, checkpoint: Mapping[str, Any]) -> None:
                     f"({type(error).__name__}: {error}); begin it anew with "
                     f"'resume_ignore=[hooks.{entry.name}]'"
                 ) from error
-    loader = None if runner.train_loop is None else runner.train_loop.dataloader
-    streams = checkpoint.get("stream", ())
-    if isinstance(loader, BatchStream) and len(streams) == dist.world_size():
-        loader.load_state_dict(streams[dist.rank()])
+    train_loader = None if runner.train_loop is None else runner.train_loop.dataloader
+    for key, loader in (("stream", train_loader), ("val_stream", runner.val_dataloader)):
+        states = checkpoint.get(key, ())
+        if isinstance(loader, BatchStream) and len(states) == dist.world_size():
+            loader.load_state_dict(states[dist.rank()])
     saved = checkpoint["rng"]
     if len(saved) == dist.world_size():
         state = dict(saved[dist.rank()])

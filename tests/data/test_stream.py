@@ -533,6 +533,41 @@ def test_a_run_goes_on_in_its_own_batches(make_runner, tmp_path, budget, stop_at
     assert num_read == len(whole) - stop_at
 
 
+@pytest.mark.parametrize("make", [OwnBatches, AnewBatches, shuffled_by_its_own_generator])
+@pytest.mark.parametrize("stop", [(2, "train"), (4, "train"), (5, "train"), (6, "val")])
+def test_a_validation_goes_on_in_its_own_batches(make_runner, tmp_path, stop, make):
+    read = []
+
+    def run(folder, stop_at=None, **more):
+        hooks = {"optimizer": OptimizerHook(), "checkpoint": CheckpointHook(by_epoch=False)}
+        runner = make_runner(hooks, work_dir=folder, with_optimizer=False, max_epochs=3, **more)
+        stream = BatchStream(make(), limit=3)
+        runner._parts.val_loader = runner.val_loop.dataloader = stream
+        runner.forward_eval = lambda batch, mode: {}
+        runner.task.compute_metrics = dict
+
+        class Watch(Hook):
+            def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+                if (runner.iter + 1, "train") == stop_at:
+                    runner.state.stop("enough", urgent=True)
+
+            def after_val_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+                read.append(data_batch.tolist())
+                if (runner.iter, "val") == stop_at:
+                    runner.state.stop("enough", urgent=True)
+
+        runner.register_hook(Watch())
+        runner.run("train")
+
+    run(tmp_path / "whole")
+    whole, read[:] = list(read), []
+    run(tmp_path / "cut", stop)
+    if stop[1] == "val":
+        del read[3:]
+    run(tmp_path / "cut", resume="auto")
+    assert read == whole
+
+
 @pytest.mark.parametrize("stop_at", [2, 3, 7])
 def test_rows_that_draw_in_the_runs_own_process_are_not_read_ahead(make_runner, tmp_path, stop_at):
     class Noise(Rows):
