@@ -7,32 +7,35 @@ times faster than one into fresh memory.
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import torch
 from torch import Tensor
 
 _TensorKey = tuple[int, torch.Size, tuple[int, ...], torch.dtype]
+_Path = tuple[Any, ...]
+"""Keys and positions on the way to a value; joined to one text, two ways could read the same."""
 
 
 class HostCopy:
-    """Copies the tensors of nested dicts, lists and tuples; plain values are taken as they are."""
+    """Copies nested dicts, lists, tuples and sets with their tensors; other values are shared."""
 
     def __init__(self) -> None:
-        self._buffers: dict[str, Tensor] = {}
+        self._buffers: dict[_Path, Tensor] = {}
         self._gpus: set[torch.device] = set()
 
     def copy(self, value: Any) -> Any:
         """The same structure with tensors of its own on the host. Overwrites the copy before it."""
-        used: dict[str, Tensor] = {}
-        copied = self._copy(value, "", used, {})
+        used: dict[_Path, Tensor] = {}
+        copied = self._copy(value, (), used, {})
         self._buffers = used
         for gpu in self._gpus:
             torch.cuda.synchronize(gpu)
         return copied
 
     def _copy(
-        self, value: Any, path: str, used: dict[str, Tensor], seen: dict[_TensorKey, Tensor]
+        self, value: Any, path: _Path, used: dict[_Path, Tensor], seen: dict[_TensorKey, Tensor]
     ) -> Any:
         if isinstance(value, Tensor) and value.layout is not torch.strided:
             return value.detach().to("cpu", copy=True)  # A sparse gradient of an open window.
@@ -43,16 +46,18 @@ class HostCopy:
                 seen[key] = used[path] = self._copy_tensor(value.detach(), path)
             return seen[key]
         if isinstance(value, dict):
-            return {k: self._copy(v, f"{path}.{k}", used, seen) for k, v in value.items()}
-        if type(value) in (list, tuple):
+            # A module's state_dict has the versions of its modules in an attribute.
+            copied = copy.copy(value)
+            for key, item in value.items():
+                copied[key] = self._copy(item, (*path, key), used, seen)
+            return copied
+        if type(value) in (list, tuple, set):
             if _ATOMS.issuperset(map(type, value)):
                 return type(value)(value)  # The state of a generator alone is 625 numbers.
-            return type(value)(
-                self._copy(v, f"{path}[{n}]", used, seen) for n, v in enumerate(value)
-            )
+            return type(value)(self._copy(v, (*path, n), used, seen) for n, v in enumerate(value))
         return value
 
-    def _copy_tensor(self, tensor: Tensor, path: str) -> Tensor:
+    def _copy_tensor(self, tensor: Tensor, path: _Path) -> Tensor:
         buffer = self._buffers.get(path)
         if buffer is None or _layout(buffer) != _layout(tensor):
             buffer = torch.empty_like(tensor, device="cpu", pin_memory=tensor.is_cuda)
@@ -69,11 +74,11 @@ def _layout(tensor: Tensor) -> tuple[torch.Size, tuple[int, ...], torch.dtype]:
 
 
 def num_bytes(value: Any) -> int:
-    """Bytes of all tensors in nested dicts, lists and tuples; tied ones count once each name."""
+    """Bytes of all tensors in what `HostCopy` copies; tied ones count once each name."""
     if isinstance(value, Tensor):
         return value.numel() * value.element_size()
     if isinstance(value, dict):
         return sum(map(num_bytes, value.values()))
-    if isinstance(value, (list, tuple)):
+    if isinstance(value, (list, tuple, set)):
         return sum(map(num_bytes, value))
     return 0

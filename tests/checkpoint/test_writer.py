@@ -187,6 +187,23 @@ def test_a_copy_of_a_sparse_gradient_is_one_of_its_own():
     assert torch.equal(copied.to_dense(), torch.eye(3))
 
 
+def test_two_ways_to_a_tensor_that_read_the_same_are_two():
+    state = {"m": {"fc.w": torch.ones(2)}, "m.fc": {"w": torch.zeros(2)}}
+    host_copy = HostCopy()
+    host_copy.copy(state)
+    copied = host_copy.copy(state)
+    assert torch.equal(copied["m"]["fc.w"], torch.ones(2))
+    assert torch.equal(copied["m.fc"]["w"], torch.zeros(2))
+
+
+@pytest.mark.parametrize("item", [1, (1, (2, 3))])
+def test_a_copy_of_a_set_does_not_grow_with_it(item):
+    state = {"seen": {item}}
+    copied = HostCopy().copy(state)
+    state["seen"].add(4)
+    assert copied == {"seen": {item}}
+
+
 def test_synchronous_saving_gives_the_same_content(make_runner, tmp_path):
     for name, async_save in [("a", True), ("b", False)]:
         hook = CheckpointHook(async_save=async_save)
