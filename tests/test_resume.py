@@ -401,6 +401,37 @@ def test_a_checkpoint_of_another_model_lists_the_differences_and_changes_nothing
     assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
 
 
+class Versioned(nn.Linear):
+    """Reads weights of its first version as the transposed ones."""
+
+    _version = 2
+
+    def _load_from_state_dict(self, state_dict, prefix, local_metadata, *rest):
+        if local_metadata.get("version", 1) < 2:
+            state_dict[f"{prefix}weight"] = state_dict[f"{prefix}weight"].t()
+        super()._load_from_state_dict(state_dict, prefix, local_metadata, *rest)
+
+
+@pytest.mark.parametrize("how", ["resume", "load_from"])
+@pytest.mark.parametrize("hooks", [{}, {"ema": EMAHook}])
+def test_modules_know_the_version_of_their_weights(make_runner, tmp_path, how, hooks):
+    def run(folder, **more):
+        model = nn.Sequential(Versioned(4, 4), TinyModel())
+        made = {name: hook() for name, hook in hooks.items()}
+        runner = make_runner(
+            {"checkpoint": CheckpointHook(), **made}, work_dir=folder, model=model, **more
+        )
+        runner.run("train")
+        return runner.model.state_dict()
+
+    trained = run(tmp_path / "a", max_epochs=1)
+    if hooks and how == "load_from":
+        trained = load_checkpoint(tmp_path / "a" / "epoch_1.pth")["state_dict"]
+    going_on = {"max_epochs": 1} if how == "resume" else {"max_epochs": 1, "lr": 0.0}
+    loaded = run(tmp_path / "b", **{how: str(tmp_path / "a")}, **going_on)
+    assert torch.equal(loaded["0.weight"], trained["0.weight"])
+
+
 def test_a_folder_without_checkpoints_says_so(make_runner, tmp_path):
     with pytest.raises(ConfigError, match=r"resume=.*no checkpoint in this folder"):
         make_runner(resume=str(tmp_path), max_epochs=1).run("train")

@@ -12,6 +12,7 @@ Names may carry what wrappers put before them: `module.` (DistributedDataParalle
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from hookexp.errors import ConfigError
 SAFETENSORS = ".safetensors"
 _SECTIONS = ("state_dict", "model_state_dict", "model")
 _PREFIXES = ("module.", "_orig_mod.", "model.")
+_COMPILED = "_orig_mod"
 
 
 def read_safetensors(path: Path) -> dict[str, Any]:
@@ -68,14 +70,36 @@ def with_weights(content: Any, path: Path) -> dict[str, Any]:
 
 
 def fitted(weights: Mapping[str, Any], wanted: Collection[str]) -> dict[str, Any]:
-    """The weights under the model's names, where wrappers' prefixes are all that differs."""
+    """The weights under the model's names, where wrappers' prefixes are all that differs.
+
+    Beside them stays what torch's `load_state_dict` looks for: the versions of the modules.
+    """
     names = {name: name for name in weights}
     while any(name not in wanted for name in names.values()):
         fewer = {name: _without_prefix(now, wanted) for name, now in names.items()}
         if fewer == names or len(set(fewer.values())) < len(fewer):
             break
         names = fewer
-    return {names[name]: value for name, value in weights.items()}
+    found = OrderedDict((names[name], value) for name, value in weights.items())
+    vars(found)["_metadata"] = _of_modules(getattr(weights, "_metadata", {}), names)
+    return found
+
+
+def _of_modules(metadata: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
+    """What stands under the names of modules, for weights whose names change as given."""
+    found = {}
+    for old, new in names.items():
+        while new:
+            old, new = _module_of(old), _module_of(new)
+            if old in metadata:
+                found[new] = metadata[old]
+            if old.endswith(_COMPILED) and not new.endswith(_COMPILED):
+                old = _module_of(old)
+    return found
+
+
+def _module_of(name: str) -> str:
+    return name.rpartition(".")[0]
 
 
 def _without_prefix(name: str, wanted: Collection[str]) -> str:

@@ -27,6 +27,9 @@ def ensure_plain(value: Any, path: str) -> None:
             if not isinstance(key, (str, int, float, bool, tuple)):
                 raise ConfigError(f"checkpoint: {path} has a key of type {type(key).__name__}")
             ensure_plain(item, f"{path}.{key}")
+        # torch saves the attributes of an OrderedDict too: of a state_dict, modules' versions.
+        for key, item in getattr(value, "__dict__", {}).items():
+            ensure_plain(item, f"{path}.{key}")
     elif kind in (list, tuple, set):
         for index, item in enumerate(value):
             ensure_plain(item, f"{path}[{index}]")

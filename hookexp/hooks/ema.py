@@ -7,6 +7,7 @@ python -m hookexp hooks=+ema hooks.ema.momentum=0.001
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import torch
@@ -186,7 +187,7 @@ class EMAHook(Hook):
             return
         assert not self._is_swapped, "a checkpoint is saved only after an evaluation has ended"
         raw = checkpoint["state_dict"]
-        averaged = dict(raw)
+        averaged = copy.copy(raw)  # With the versions of modules, which dict() would drop.
         for average, names in zip(self._averages.values, self._names(), strict=True):
             averaged.update(dict.fromkeys(names, average))
         checkpoint["state_dict"] = averaged

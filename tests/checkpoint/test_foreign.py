@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 
 import hookexp.app  # noqa: F401  (registers the plugins)
 from hookexp.build import build_runner
+from hookexp.checkpoint.foreign import fitted
 from hookexp.compose.conf_dir import conf_dir
 from hookexp.errors import ConfigError
 from hookexp.hook import Hook
@@ -69,6 +70,26 @@ def test_a_prefix_that_the_model_has_itself_stays(make_runner, tmp_path):
     weights = Wrapped().state_dict()
     torch.save({f"module.{name}": value for name, value in weights.items()}, tmp_path / "x.pth")
     assert equal(loaded(make_runner, tmp_path / "x.pth", model=Wrapped()), weights)
+
+
+@pytest.mark.parametrize("layout", ["bare", "ddp", "both", "compiled part"])
+def test_the_versions_of_modules_go_with_their_weights(layout):
+    def within(name, module):
+        outer = torch.nn.Module()
+        outer.add_module(name, module)
+        return outer
+
+    model = TinyModel()
+    model._version, model.inner._version = 3, 7
+    weights = model.state_dict()
+    saved = model
+    if layout == "compiled part":
+        model.inner = within("_orig_mod", model.inner)
+    if layout == "both":
+        saved = within("_orig_mod", saved)
+    if layout in ("ddp", "both"):
+        saved = within("module", saved)
+    assert fitted(saved.state_dict(), weights.keys())._metadata == weights._metadata
 
 
 @pytest.mark.parametrize("content", [{"epoch": 3}, {}, {"state_dict": [1]}, {"a": 1}])

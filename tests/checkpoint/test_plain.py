@@ -25,3 +25,11 @@ def test_tensors_and_plain_types_pass():
 def test_anything_else_is_named(value):
     with pytest.raises(ConfigError, match=r"hooks\.ema\.steps\[1\] is a .*cannot be loaded safely"):
         ensure_plain({"ema": {"steps": [0, value]}}, "hooks")
+
+
+def test_what_a_module_notes_beside_its_weights_is_looked_at():
+    weights = torch.nn.Linear(1, 1).state_dict()
+    ensure_plain(weights, "state_dict")
+    weights._metadata[""]["by"] = Path("x")
+    with pytest.raises(ConfigError, match=r"state_dict\._metadata\.\.by is a "):
+        ensure_plain(weights, "state_dict")
