@@ -155,13 +155,16 @@ class OptimWrapper:
     def state_dict(self) -> dict[str, Any]:
         """States of optimizers and scaler, and gradients of a window that is still open.
 
-        `names` has the parameters in the order of the optimizers' own numbering, `configured` the
-        hyper-parameters that the run began with.
+        `names` and `dtypes` have the parameters in the order of the optimizers' own numbering,
+        `configured` the hyper-parameters that the run began with.
         """
         self._update_scale()
         return {
             "kinds": {name: type(o).__name__ for name, o in self.optimizers.items()},
             "names": {name: self.names_of(name) for name in self.optimizers},
+            "dtypes": {
+                name: [p.dtype for p in _parameters_of(o)] for name, o in self.optimizers.items()
+            },
             "configured": self._configured,
             "optimizers": {name: _plain(o.state_dict()) for name, o in self.optimizers.items()},
             "scaler": self.scaler.state_dict(),
@@ -191,9 +194,14 @@ class OptimWrapper:
                 }
             )
             gradients = state["gradients"][name]
+            dtypes = state.get("dtypes", {}).get(name)  # Older checkpoints do not say.
             for parameter, index in zip(_parameters_of(optimizer), places, strict=True):
                 gradient = None if index is None else gradients[index]
                 parameter.grad = None if gradient is None else _laid_out_as(parameter, gradient)
+                if index in saved["state"] and dtypes and dtypes[index] == parameter.dtype:
+                    optimizer.state[parameter] = _in_types_of(
+                        saved["state"][index], optimizer.state[parameter]
+                    )
                 entries = optimizer.state.get(parameter, {})
                 for key, value in entries.items():
                     # The count of steps has no layout, and a place of its own.
@@ -287,6 +295,24 @@ def _moved(state: Mapping[Any, Any], places: list[int | None]) -> dict[Any, Any]
     moved = {key: value for key, value in state.items() if not isinstance(key, int)}
     moved.update({new: state[old] for new, old in enumerate(places) if old in state})
     return moved
+
+
+def _in_types_of(saved: Any, loaded: Any) -> Any:
+    """What torch has loaded, in the types it was saved in.
+
+    `Optimizer.load_state_dict` casts all but `step` to the type of the parameter: masks to numbers,
+    fp32 masters of bf16 weights to bf16 (torch 2.13).
+    """
+    if isinstance(saved, Tensor) and isinstance(loaded, Tensor):
+        return loaded if loaded.dtype == saved.dtype else saved.to(loaded.device)
+    if isinstance(saved, dict) and isinstance(loaded, dict):
+        return {
+            key: value if key == "step" else _in_types_of(saved.get(key), value)
+            for key, value in loaded.items()
+        }
+    if type(loaded) in (list, tuple) and isinstance(saved, (list, tuple)):
+        return type(loaded)(map(_in_types_of, saved, loaded))
+    return loaded
 
 
 def _equal(one: Any, two: Any) -> bool:

@@ -188,6 +188,52 @@ def test_whether_a_step_is_captured_is_not_taken_from_a_checkpoint():
     assert plain.optimizer.state[parameter]["step"].device.type == "cpu"
 
 
+class OtherTypes(torch.optim.Optimizer):
+    """Keeps beside each parameter what is not of the parameter's type, some of it nested."""
+
+    def __init__(self, params):
+        super().__init__(params, {"lr": 0.1})
+
+    def step(self, closure=None):
+        for parameter in self.param_groups[0]["params"]:
+            master = parameter.detach().double() + 1e-9
+            mask = parameter.detach() > 0
+            self.state[parameter].update(
+                {"step": torch.tensor(3.0), "master": master, "mask": mask, "seen": [{"n": mask}]}
+            )
+
+
+def wrapper_with_other_types(dtype):
+    model = nn.Conv2d(3, 4, 2).to(dtype)
+    optimizer = OtherTypes(model.parameters())
+    return OptimWrapper({"default": optimizer}, torch.amp.GradScaler("cpu", enabled=False))
+
+
+def test_states_keep_the_types_that_they_were_saved_in():
+    saved, loaded = (wrapper_with_other_types(torch.bfloat16) for _ in range(2))
+    saved.step()
+    loaded.load_state_dict(copy.deepcopy(saved.state_dict()))
+    before, after = (list(w.optimizer.state.values()) for w in (saved, loaded))
+    for one, two in zip(before, after, strict=True):
+        assert two["master"].dtype == torch.float64 and two["mask"].dtype == torch.bool
+        assert torch.equal(one["master"], two["master"]) and torch.equal(one["mask"], two["mask"])
+        assert two["seen"][0]["n"].dtype == torch.bool
+        assert two["step"].dtype == torch.float32
+
+
+@pytest.mark.parametrize("is_old", [False, True])
+def test_states_go_with_weights_of_another_type_and_load_as_before_from_older_files(is_old):
+    saved = wrapper_with_other_types(torch.bfloat16)
+    loaded = wrapper_with_other_types(torch.bfloat16 if is_old else torch.float32)
+    saved.step()
+    state = copy.deepcopy(saved.state_dict())
+    if is_old:
+        del state["dtypes"]
+    loaded.load_state_dict(state)
+    for parameter, entries in loaded.optimizer.state.items():
+        assert entries["master"].dtype == parameter.dtype
+
+
 def test_the_loss_scale_comes_back():
     def fp16():
         optimizer = torch.optim.SGD([nn.Parameter(torch.ones(1))], lr=0.1)
