@@ -6,12 +6,14 @@ import inspect
 import logging
 import os
 from collections.abc import Callable
+from itertools import chain
 from typing import Any
 
 import torch
 from omegaconf import DictConfig
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
+from torch.nn.parameter import is_lazy
 
 from hookexp import dist
 from hookexp.activation_checkpointing import recompute_in_backward
@@ -28,7 +30,8 @@ def build_model(cfg: DictConfig, settings: TrainerSettings, device: torch.device
     """The model, in its memory layout and on its device.
 
     Raises:
-        ConfigError: for a target that makes no module, and modules to recompute that it lacks.
+        ConfigError: for a target that makes no module, weights that have no shape yet, and modules
+            to recompute that it lacks.
     """
     model = instantiate(cfg.model, "model")
     if not isinstance(model, nn.Module):
@@ -36,10 +39,25 @@ def build_model(cfg: DictConfig, settings: TrainerSettings, device: torch.device
             f"model._target_={cfg.model._target_}: makes a {type(model).__name__}, "
             "which is no torch.nn.Module"
         )
+    _refuse_lazy(model, str(cfg.model._target_))
     recompute_in_backward(model, settings.activation_checkpointing)
     if settings.channels_last:
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return model.to(device)
+
+
+def _refuse_lazy(model: nn.Module, target: str) -> None:
+    """Weights get their shape from the first batch here, and an optimizer is given them before."""
+    tensors = chain(model.named_parameters(), model.named_buffers())
+    lazy = next((name for name, tensor in tensors if is_lazy(tensor)), None)
+    if lazy is not None:
+        where = lazy.rpartition(".")[0]
+        raise ConfigError(
+            f"model._target_={target}: {where or 'it'} is a "
+            f"{type(model.get_submodule(where)).__name__}, whose weights have no shape before the "
+            "first batch; run one through the model at the end of its constructor, or use the "
+            "module that is not lazy"
+        )
 
 
 def across_ranks(model: nn.Module, device: torch.device) -> nn.Module:

@@ -94,6 +94,21 @@ def test_what_is_refused_when_the_run_is_built(tmp_path, word, message):
         build_runner(config(word), tmp_path)
 
 
+def lazy_model(is_run=False, **of_the_convnet):
+    model = nn.Sequential(nn.Sequential(nn.Flatten(), nn.LazyLinear(10)))
+    if is_run:
+        model(torch.zeros(1, 1, 8, 8))
+    return model
+
+
+@pytest.mark.filterwarnings("ignore:Lazy modules are a new feature:UserWarning")
+def test_a_lazy_model_is_refused_until_a_batch_went_through_it(tmp_path):
+    words = [f"model._target_={__name__}.lazy_model"]
+    with pytest.raises(ConfigError, match=r"0\.1 is a LazyLinear, .* end of its constructor"):
+        build_runner(config(*words), tmp_path)
+    build_runner(config(*words, "+model.is_run=true"), tmp_path)
+
+
 def test_tf32_is_switched_in_products_and_convolutions_and_put_back(tmp_path):
     def flags():
         return torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
