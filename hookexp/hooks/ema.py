@@ -137,6 +137,7 @@ class EMAHook(Hook):
                 if names:
                     average.copy_(self._loaded[names[0]])
             self._loaded = {}
+        self._warn_of_averages_that_are_not_saved(runner)
 
     def after_optim_step(self, runner: Runner) -> None:
         if not self._steps_by_turns:
@@ -217,6 +218,21 @@ class EMAHook(Hook):
         """Whether the run that wrote a checkpoint had this hook and was still to begin averages."""
         name = next(entry.name for entry in runner.hooks.entries if entry.hook is self)
         return bool(checkpoint.get("hooks", {}).get(name) == {"steps": 0})
+
+    def _warn_of_averages_that_are_not_saved(self, runner: Runner) -> None:
+        """No error: weights that never change may be left out of a state_dict on purpose."""
+        found = zip(self._averages.tensors, self._names(), strict=True)
+        nameless = {id(tensor) for tensor, names in found if not names}
+        lost = [name for name, p in self._model.named_parameters() if id(p) in nameless]
+        if lost:
+            runner.logger.warning(
+                "hooks.ema: the averages of %d parameters (%s%s) will be in no checkpoint and "
+                "begin anew after a resume, since the model's state_dict does not hold these "
+                "parameters themselves; have it return what torch.nn.Module.state_dict does",
+                len(lost),
+                ", ".join(lost[:3]),
+                ", ..." if len(lost) > 3 else "",
+            )
 
     def _has_begun(self, runner: Runner) -> bool:
         if self.begin_epoch > 0:

@@ -275,6 +275,19 @@ def test_averages_that_never_begin_are_told(make_runner, caplog, arguments, said
     assert said or "never begins" not in caplog.text
 
 
+@pytest.mark.parametrize("copies", [True, False])
+def test_averages_that_no_checkpoint_can_hold_are_told_once(make_runner, caplog, copies):
+    class Copied(TinyModel):
+        def state_dict(self, **options):
+            weights = super().state_dict(**options)
+            return {name: t.clone() if copies else t for name, t in weights.items()}
+
+    hooks = {"ema": EMAHook(), "checkpoint": CheckpointHook()}
+    make_runner(hooks, model=Copied(), max_epochs=2).run("train")
+    said = "the averages of 6 parameters (inner.weight, inner.bias, norm.weight, ...) will be in no"
+    assert caplog.text.count(said) == copies
+
+
 def test_a_buffer_that_is_not_saved_starts_anew_after_a_resume(make_runner, tmp_path):
     class Scratch(TinyModel):
         def __init__(self):
