@@ -167,6 +167,8 @@ class Runner:
             self.beside = Beside(self.model, self.task)  # Setting up may have moved parts.
             self.hooks.before_run(self)
             if mode == "train":
+                self.optim_wrapper.note_added_groups()
+                self.optim_wrapper.refuse_states_that_cannot_be_loaded()
                 self._bind_param_schedulers()
             self._load()
             if mode == "train" and self.rank == 0:

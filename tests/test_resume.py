@@ -401,6 +401,73 @@ def test_a_checkpoint_of_another_model_lists_the_differences_and_changes_nothing
     assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
 
 
+class AddGroup(Hook):
+    """Trains what the optimizer was not given; its group counts its steps in itself."""
+
+    def __init__(self, lr: float = 0.05) -> None:
+        self.lr = lr
+
+    def before_run(self, runner):
+        parameters = [runner.model.scale]
+        runner.optimizer.add_param_group({"params": parameters, "lr": self.lr, "steps": 0})
+
+    def after_optim_step(self, runner):
+        runner.optimizer.param_groups[-1]["steps"] += 1
+
+
+class Scaled(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.tiny = TinyModel()
+        self.scale = nn.Parameter(torch.ones(4))
+
+    def parameters(self, recurse=True):
+        return self.tiny.parameters(recurse)
+
+    def forward(self, inputs):
+        return self.tiny(inputs * self.scale)
+
+
+@pytest.mark.parametrize("is_old", [False, True])
+def test_a_group_that_a_hook_adds_before_the_run_comes_back(make_runner, tmp_path, is_old):
+    def run(lr=0.05, **more):
+        hooks = {"checkpoint": CheckpointHook(), "add": AddGroup(lr)}
+        runner = make_runner(hooks, model=Scaled(), **more)
+        runner.run("train")
+        return runner
+
+    run(work_dir=tmp_path / "whole", max_epochs=2)
+    run(work_dir=tmp_path / "cut", max_epochs=1)
+    path = tmp_path / "cut" / "epoch_1.pth"
+    if is_old:
+        checkpoint = load_checkpoint(path)
+        del checkpoint["optimizer"]["configured"]["default"][1]
+        torch.save(checkpoint, path)
+    run(work_dir=tmp_path / "cut", max_epochs=2, resume=str(path))
+    assert_same_run(tmp_path / "whole", tmp_path / "cut", "epoch_2.pth")
+    changed = run(lr=0.01, work_dir=tmp_path / "cut", max_epochs=2, resume=str(path))
+    group = changed.optimizer.param_groups[1]
+    assert group["steps"] == 6
+    assert is_old or group["lr"] == 0.01
+
+
+class OwnLayout(torch.optim.SGD):
+    def state_dict(self):
+        return {"base": super().state_dict()}
+
+
+def test_an_optimizer_whose_state_has_a_layout_of_its_own_is_refused(make_runner):
+    recorder = Recorder()
+    runner = make_runner({"recorder": recorder}, max_epochs=1)
+    wrapper = runner.optim_wrapper
+    wrapper.optimizers["default"] = OwnLayout(runner.model.parameters(), lr=0.1)
+    with pytest.raises(
+        ConfigError, match=r"optimizer: OwnLayout.* no 'state' and no 'param_groups'"
+    ):
+        runner.run("train")
+    assert "before_train" not in recorder.points
+
+
 class Versioned(nn.Linear):
     """Reads weights of its first version as the transposed ones."""
 

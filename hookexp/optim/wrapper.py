@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_, clip_grad_value_
 from torch.optim import Optimizer
 
+from hookexp.errors import ConfigError
 from hookexp.optim import stepping
 from hookexp.optim.fused_sgd import fill_momentum
 from hookexp.optim.windows import Windows
@@ -52,14 +53,37 @@ class OptimWrapper:
         self._scale_is_due = False
         """Whether the scaler has seen steps since its scale was last updated."""
         self._names: dict[int, str] = {}
-        self._configured = {
-            name: [copy.deepcopy(_without_params(group)) for group in o.param_groups]
-            for name, o in self.optimizers.items()
-        }
+        self._configured: dict[str, list[dict[str, Any]]] = {name: [] for name in self.optimizers}
+        self.note_added_groups()
 
     def name_parameters(self, model: nn.Module) -> None:
         """Know parameters by their names in a model, so that their states find them again."""
         self._names = {id(p): name for name, p in model.named_parameters()}
+
+    def note_added_groups(self) -> None:
+        """Take groups that were added since as configured the way they are; before any step."""
+        for name, optimizer in self.optimizers.items():
+            noted = self._configured[name]
+            added = optimizer.param_groups[len(noted) :]
+            noted += [copy.deepcopy(_without_params(group)) for group in added]
+
+    def refuse_states_that_cannot_be_loaded(self) -> None:
+        """Refuse an optimizer whose state has a layout of its own, before there is one to lose.
+
+        Raises:
+            ConfigError: naming the optimizer and what its state lacks.
+        """
+        for name, optimizer in self.optimizers.items():
+            state = optimizer.state_dict()
+            missing = [key for key in ("state", "param_groups") if key not in state]
+            if missing:
+                path = "optimizer" if name == "default" else f"optimizer.{name}"
+                raise ConfigError(
+                    f"{path}: {type(optimizer).__name__}.state_dict() has no "
+                    f"{' and no '.join(map(repr, missing))}, so that a resumed run could not give "
+                    "it back; keep what it needs in self.state[parameter], and leave state_dict "
+                    "and load_state_dict to torch.optim.Optimizer"
+                )
 
     @property
     def optimizer(self) -> Optimizer:
@@ -180,6 +204,7 @@ class OptimWrapper:
         What a state does not have starts fresh. A hyper-parameter that the config has changed
         since is as the config says now.
         """
+        self.note_added_groups()
         for name, optimizer in self.optimizers.items():
             if state["kinds"].get(name) != type(optimizer).__name__:
                 continue
@@ -227,6 +252,8 @@ class OptimWrapper:
         before, saved = state["configured"][name], state["optimizers"][name]["param_groups"]
         if len(saved) != len(merged):
             return merged
+        # Checkpoints were written that did not note the groups which hooks had added.
+        before = [*before, *self._configured[name][len(before) :]]
         for now, group, was, saved_group in zip(
             self._configured[name], merged, before, saved, strict=True
         ):
