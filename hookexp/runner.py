@@ -85,6 +85,8 @@ class Runner:
         )
         self.beside = Beside(self.model, self.task)
         self._to_restore: dict[str, Any] = {}
+        self._shapes = snapshot.shapes_of(self.model)
+        """The weights that a checkpoint of this run may have; hooks may add some in before_run."""
         self._metrics: dict[str, float] = {}
 
     # -- where the run stands -------------------------------------------------------------------
@@ -169,6 +171,7 @@ class Runner:
             if mode == "train":
                 self.optim_wrapper.note_added_groups()
                 self.optim_wrapper.refuse_states_that_cannot_be_loaded()
+                self._shapes = snapshot.shapes_of(self.model)
                 self._bind_param_schedulers()
             self._load()
             if mode == "train" and self.rank == 0:
@@ -274,6 +277,7 @@ class Runner:
         requests, self.state.save_requests = self.state.save_requests, []
         for request in requests:
             checkpoint = snapshot.collect(self, request)
+            snapshot.refuse_changed_model(checkpoint, self._shapes)
             self.hooks.before_save_checkpoint(self, checkpoint=checkpoint)
             snapshot.collect_of_hooks(self, request, checkpoint)
             snapshot.ensure_loadable(checkpoint)

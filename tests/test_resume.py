@@ -401,6 +401,38 @@ def test_a_checkpoint_of_another_model_lists_the_differences_and_changes_nothing
     assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
 
 
+class LateBuffer(TinyModel):
+    """Its buffer is of the shape of what it is given first."""
+
+    def __init__(self, shift=None):
+        super().__init__()
+        self.register_buffer("shift", shift)
+
+    def forward(self, inputs):
+        if self.shift is None or len(self.shift) != inputs.shape[1]:
+            self.shift = inputs.detach().mean(0)
+        return super().forward(inputs - self.shift)
+
+
+@pytest.mark.parametrize(
+    ("shift", "difference"),
+    [
+        (None, r"only in the checkpoint: shift \(4\)"),
+        (torch.zeros(1), r"shift: \(4\) in the checkpoint, \(1\) in the model"),
+    ],
+)
+def test_weights_that_no_run_could_load_are_refused_at_the_first_save(
+    make_runner, shift, difference
+):
+    runner = make_runner(
+        {"checkpoint": CheckpointHook()}, model=LateBuffer(shift), max_epochs=2, val_size=0
+    )
+    with pytest.raises(ConfigError, match=rf"since the run began.*\n  {difference}\nRegister buf"):
+        runner.run("train")
+    assert runner.epoch == 1
+    assert not list(runner.work_dir.glob("*.pth"))
+
+
 class AddGroup(Hook):
     """Trains what the optimizer was not given; its group counts its steps in itself."""
 

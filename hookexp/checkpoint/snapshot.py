@@ -144,6 +144,28 @@ def refuse_states_that_cannot_be_saved(runner: Runner) -> None:
                 )
 
 
+def shapes_of(model: nn.Module) -> dict[str, str]:
+    """The names and shapes of a model's weights, which those of a checkpoint have to have."""
+    return _shapes(dist.unwrap(model).state_dict())
+
+
+def refuse_changed_model(checkpoint: Mapping[str, Any], shapes: Mapping[str, str]) -> None:
+    """Refuse to save weights that the model of a resumed run would have no place for.
+
+    Raises:
+        ConfigError: listing what has changed since the run began.
+    """
+    differences = _differences(_shapes(checkpoint["state_dict"]), shapes)
+    if differences:
+        raise ConfigError(
+            "checkpoint: the model has changed since the run began, so that no run could load its "
+            "weights again:\n"
+            + "\n".join(f"  {line}" for line in differences)
+            + "\nRegister buffers in the constructor, as tensors of the shape that they will have, "
+            "or with persistent=False if they need not be saved."
+        )
+
+
 def refuse_without_weights(checkpoint: Mapping[str, Any], path: Path) -> None:
     """Refuse a file that has no weights where a checkpoint of ours has them.
 
@@ -163,7 +185,7 @@ def refuse_other_model(model: nn.Module, checkpoint: Mapping[str, Any], path: Pa
         ConfigError: if they differ; it lists how.
     """
     refuse_without_weights(checkpoint, path)
-    differences = _differences(checkpoint["state_dict"], dist.unwrap(model).state_dict())
+    differences = _differences(_shapes(checkpoint["state_dict"]), shapes_of(model))
     if differences:
         raise ConfigError(
             f"checkpoint {path} is of another model; nothing was loaded:\n"
@@ -251,24 +273,24 @@ def restore_hooks(runner: Runner, checkpoint: Mapping[str, Any]) -> None:
         seed.set_rng_state(state)
 
 
-def _differences(given: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
-    lines = [
-        f"only in the model: {name} {_shape(wanted[name])}" for name in wanted if name not in given
+def _differences(given: Mapping[str, str], wanted: Mapping[str, str]) -> list[str]:
+    lines = [f"only in the model: {name} {wanted[name]}" for name in wanted if name not in given]
+    lines += [
+        f"only in the checkpoint: {name} {given[name]}" for name in given if name not in wanted
     ]
     lines += [
-        f"only in the checkpoint: {name} {_shape(given[name])}"
-        for name in given
-        if name not in wanted
-    ]
-    lines += [
-        f"{name}: {_shape(given[name])} in the checkpoint, {_shape(wanted[name])} in the model"
+        f"{name}: {given[name]} in the checkpoint, {wanted[name]} in the model"
         for name in wanted
-        if name in given and _shape(given[name]) != _shape(wanted[name])
+        if name in given and given[name] != wanted[name]
     ]
     shown = 12
     if len(lines) > shown:
         lines[shown:] = [f"... and {len(lines) - shown} more"]
     return lines
+
+
+def _shapes(weights: Mapping[str, Any]) -> dict[str, str]:
+    return {name: _shape(value) for name, value in weights.items()}
 
 
 def _shape(value: Any) -> str:
