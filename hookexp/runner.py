@@ -277,7 +277,9 @@ class Runner:
         requests, self.state.save_requests = self.state.save_requests, []
         for request in requests:
             checkpoint = snapshot.collect(self, request)
-            snapshot.refuse_changed_model(checkpoint, self._shapes)
+            if doubts := snapshot.doubts_about_weights(checkpoint, self._shapes):
+                self.logger.warning(doubts)
+                self._shapes = snapshot.shapes_of(self.model)
             self.hooks.before_save_checkpoint(self, checkpoint=checkpoint)
             snapshot.collect_of_hooks(self, request, checkpoint)
             snapshot.ensure_loadable(checkpoint)

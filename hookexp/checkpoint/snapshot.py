@@ -149,21 +149,18 @@ def shapes_of(model: nn.Module) -> dict[str, str]:
     return _shapes(dist.unwrap(model).state_dict())
 
 
-def refuse_changed_model(checkpoint: Mapping[str, Any], shapes: Mapping[str, str]) -> None:
-    """Refuse to save weights that the model of a resumed run would have no place for.
-
-    Raises:
-        ConfigError: listing what has changed since the run began.
-    """
+def doubts_about_weights(checkpoint: Mapping[str, Any], shapes: Mapping[str, str]) -> str:
+    """Why the model of a resumed run would have no place for the weights; empty if it has."""
     differences = _differences(_shapes(checkpoint["state_dict"]), shapes)
-    if differences:
-        raise ConfigError(
-            "checkpoint: the model has changed since the run began, so that no run could load its "
-            "weights again:\n"
-            + "\n".join(f"  {line}" for line in differences)
-            + "\nRegister buffers in the constructor, as tensors of the shape that they will have, "
-            "or with persistent=False if they need not be saved."
-        )
+    if not differences:
+        return ""
+    return (
+        "the model has changed since the run began, and this run cannot be resumed from the "
+        "checkpoints it writes now:\n"
+        + "\n".join(f"  {line}" for line in differences)
+        + "\nRegister buffers in the constructor, as tensors of the shape that they will have, "
+        "or with persistent=False if they need not be saved; hooks add weights in before_run."
+    )
 
 
 def refuse_without_weights(checkpoint: Mapping[str, Any], path: Path) -> None:
