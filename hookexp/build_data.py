@@ -12,11 +12,10 @@ from omegaconf import DictConfig, OmegaConf
 from torch.utils.data import DataLoader, IterableDataset
 
 from hookexp import dist
-from hookexp.compose.checks import whole_number
+from hookexp.compose.checks import require_target, whole_number
 from hookexp.compose.instantiate import instantiate
 from hookexp.compose.wording import listed, nearest
 from hookexp.data.loader import (
-    BatchTransform,
     InMemory,
     Loader,
     MemoryLoader,
@@ -47,20 +46,19 @@ def build_loader(
     if data.get(split) is None:
         return None
     path = f"data.{split}"
-    whole_number(data, "batch_size", 1, "data.")
     whole_number(data, "num_workers", 0, "data.")
     source = instantiate(data[split], path)
     training = split == "train"
     endless = training and not settings.by_epoch
     options = _loader_options(data)
-    batch_size = options["batch_size"]
-    if not training and options.get("eval_batch_size") is not None:
-        batch_size = options["eval_batch_size"]
     if not isinstance(source, InMemory):
         _refuse_memory_options(options, source, path)
     if not is_sample_dataset(source):
         return _stream(source, endless, settings.limit_of(split), training)
+    batch_size = _batch_size(data, training)
     worker_options = _worker_options(options, device)
+    if (collate := _function(data, "collate_fn", "a list of samples")) is not None:
+        worker_options["collate_fn"] = collate
     if isinstance(source, IterableDataset):
         loader = DataLoader(source, batch_size=batch_size, **worker_options)
         return _stream(loader, endless, settings.limit_of(split), training)
@@ -83,11 +81,23 @@ def build_loader(
             "data.drop_last=true; use a smaller data.batch_size"
         )
     if isinstance(source, InMemory):
-        transform = _transform(data) if training else None
+        transform = _function(data, "transform", "(batch, generator)") if training else None
         if not options.get("device_resident"):
             return MemoryLoader(source, sampler, transform=transform)
         return MemoryLoader(_moved(source, device, path), sampler, device, transform)
     return WorkerLoader(source, sampler, **worker_options)
+
+
+def _batch_size(data: DictConfig, training: bool) -> int:
+    """Samples per batch; data that comes in batches has none."""
+    own = not training and data.get("eval_batch_size") is not None
+    key = "eval_batch_size" if own else "batch_size"
+    if key not in data:
+        raise ConfigError(
+            "data.batch_size: is missing; give the samples of each batch, such as batch_size: 64, "
+            "beside train and val"
+        )
+    return whole_number(data, key, 1, "data.")
 
 
 def _loader_options(data: DictConfig) -> dict[str, Any]:
@@ -122,18 +132,29 @@ def _moved(source: InMemory, device: torch.device, path: str) -> InMemory:
     return moved
 
 
-def _transform(data: DictConfig) -> BatchTransform | None:
-    """What changes the training batches, as `transform(batch, generator)`."""
-    if data.get("transform") is None:
+def _function(data: DictConfig, key: str, arguments: str) -> Any:
+    """What the loader calls with these arguments; None if the config has no such function."""
+    node, path = data.get(key), f"data.{key}"
+    if node is None:
         return None
-    transform: BatchTransform = instantiate(data.transform, "data.transform")
-    if not callable(transform):
+    if not isinstance(node, DictConfig):
         raise ConfigError(
-            f"data.transform._target_={data.transform._target_}: makes a "
-            f"{type(transform).__name__}, which cannot be called with (batch, generator); "
-            "a function needs _partial_: true beside it"
+            f"{path}={node}: use a mapping, such as {{_target_: my_module.{key}, _partial_: true}}"
         )
-    return transform
+    require_target(node, path)
+    target = f"{path}._target_={node._target_}"
+    advice = f"a function that is called with {arguments} needs _partial_: true beside it"
+    try:
+        function = instantiate(node, path)
+    except ConfigError as error:
+        if node.get("_partial_") or not isinstance(error.__cause__, TypeError):
+            raise
+        raise ConfigError(f"{target}: {error.__cause__}; {advice}") from error
+    if not callable(function):
+        raise ConfigError(
+            f"{target}: makes a {type(function).__name__}, which cannot be called; {advice}"
+        )
+    return function
 
 
 def _refuse_memory_options(options: dict[str, Any], source: Any, path: str) -> None:

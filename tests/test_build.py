@@ -52,6 +52,20 @@ class Stream(IterableDataset):
         return iter([data[i] for i in range(12)])
 
 
+def inputs_first(samples):
+    return torch.stack([s[0] for s in samples]), torch.stack([s[1] for s in samples])
+
+
+class Padded:
+    """Collates as an object that was made with settings of its own."""
+
+    def __init__(self, value):
+        self.value = value
+
+    def __call__(self, samples):
+        return inputs_first(samples)
+
+
 def ready_batches():
     return DataLoader(BySample(), batch_size=3)
 
@@ -103,6 +117,62 @@ def test_streams_and_ready_batches_are_taken(tmp_path, train, iters):
     assert isinstance(runner.train_dataloader, BatchStream)
     runner.run("train")
     assert runner.iter == iters
+
+
+@pytest.mark.parametrize("train", ["BySample", "Stream"])
+@pytest.mark.parametrize(
+    "target",
+    [
+        {"_target_": f"{HERE}.inputs_first", "_partial_": True},
+        {"_target_": f"{HERE}.Padded", "value": 0},
+    ],
+)
+def test_samples_are_collated_by_a_function_of_the_config(tmp_path, monkeypatch, train, target):
+    calls = []
+    collate = inputs_first
+    monkeypatch.setattr(f"{HERE}.inputs_first", lambda s: calls.append(len(s)) or collate(s))
+    cfg = tiny("param_scheduler=none", "trainer.max_epochs=1", "+data.collate_fn=null", train=train)
+    cfg.data.collate_fn = target
+    build_runner(cfg, tmp_path).run("train")
+    assert calls == [4, 4, 4] * 2
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (
+            f"{HERE}.inputs_first",
+            r"collate_fn=test_build\.inputs_first: use a mapping, such as \{_t",
+        ),
+        (
+            f"{{_target_: {HERE}.inputs_first}}",
+            r"collate_fn\._target_=.*'samples'.* _partial_: true",
+        ),
+        (f"{{_target_: {HERE}.nothing, _partial_: true}}", r"has no 'nothing'"),
+        (
+            "{_target_: collections.Counter}",
+            r"makes a Counter, which cannot be called; .*_partial_",
+        ),
+    ],
+)
+def test_what_cannot_collate_is_refused(tmp_path, given, message):
+    with pytest.raises(ConfigError, match=message):
+        build_runner(tiny(f"+data.collate_fn={given}"), tmp_path)
+
+
+def test_data_without_a_batch_size(tmp_path):
+    cfg = tiny()
+    ready, by_sample = ({"_target_": f"{HERE}.{name}"} for name in ("ready_batches", "BySample"))
+    cfg.data = {"train": ready, "val": ready}
+    assert build_runner(cfg, tmp_path).run("train").status == "finished"
+    cfg.data = {"train": ready, "val": by_sample}
+    with pytest.raises(ConfigError, match=r"^data\.batch_size: is missing; give the samples"):
+        build_runner(cfg, tmp_path)
+    cfg.data = {"train": ready, "val": by_sample, "eval_batch_size": 3}
+    assert build_runner(cfg, tmp_path).val_dataloader.batch_size == 3
+    cfg.data.eval_batch_size = 0
+    with pytest.raises(ConfigError, match=r"^data\.eval_batch_size=0: use a whole number, 1 or"):
+        build_runner(cfg, tmp_path)
 
 
 def test_a_run_by_iterations_over_a_stream(tmp_path):

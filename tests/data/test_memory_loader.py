@@ -146,6 +146,10 @@ def test_a_resumed_run_transforms_as_the_one_that_was_not_stopped(tmp_path):
             ["data.transform={_target_: collections.Counter}"],
             r"data\.transform\._target_=collections\.Counter: makes a Counter, .*_partial_: true",
         ),
+        (
+            ["data.transform={_target_: hookexp.data.augment.random_shift}"],
+            r"random_shift: .* missing .*'batch'.*\(batch, generator\) needs _partial_: true",
+        ),
     ],
 )
 def test_what_is_refused(tmp_path, overrides, message):
