@@ -149,9 +149,14 @@ def _no_option_given(case: Case) -> str:
             continue
         if top in SETS and name:
             return f"{override}: to take {name} away write {top}=-{name}"
-        hint = f"{key}=none" if "none" in options_of(key) else f"one of: {listed(options_of(key))}"
-        return f"{override}: {key} needs the name of an option; write {hint}"
+        return needs_an_option(override)
     return on_one_line(case.text)
+
+
+def needs_an_option(override: str) -> str:
+    key = override.partition("=")[0]
+    hint = f"{key}=none" if "none" in options_of(key) else f"one of: {listed(options_of(key))}"
+    return f"{override}: {key} needs the name of an option; write {hint}"
 
 
 # -- keys and values -----------------------------------------------------------------------------

@@ -32,8 +32,13 @@ class SetEdits:
         """Read an option of `group`.
 
         Raises:
-            ConfigError: for a sign without a name, or a name that comes twice.
+            ConfigError: for spaces, a sign without a name, or a name that comes twice.
         """
+        together = re.sub(r"\s", "", option)
+        if together != option:
+            raise ConfigError(
+                f"{group}={option}: all edits of a set are one word: {group}={together}"
+            )
         added: dict[str, str | None] = {}
         removed: list[str] = []
         for sign, member in _EDIT.findall(option):

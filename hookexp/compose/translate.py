@@ -14,7 +14,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf.errors import OmegaConfBaseException
 
-from hookexp.compose.mistakes import RULES, Case, no_such_option, value_given
+from hookexp.compose.mistakes import RULES, Case, needs_an_option, no_such_option, value_given
 from hookexp.compose.set_edits import SETS
 from hookexp.compose.sources import config_folders, line_of
 from hookexp.compose.wording import on_one_line, said
@@ -91,6 +91,8 @@ def _plain(chain: Sequence[BaseException]) -> str:
 
 def _missing(error: MissingConfigException, overrides: Sequence[str]) -> ConfigError:
     group, _, option = (error.missing_cfg_file or "").rpartition("/")
+    if group and not option:
+        return ConfigError(needs_an_option(f"{group}="))
     if not option:
         return ConfigError(
             "--config-path: there is no such folder; configs of your own go beside this project's "

@@ -53,6 +53,10 @@ NUM_HOOKS = len([p for p in (conf_dir() / "hooks").iterdir() if p.is_dir()])
         ("optimizer=null", "optimizer=null: optimizer needs the name of an option; write one of: "
                            "adam, adamw, sgd"),
         ("experiment=nosuch", "experiment=nosuch: there is no such option; experiment has: charlm"),
+        ("optimizer=", "optimizer=: optimizer needs the name of an option; write one of: adam, "),
+        ("hooks=", "hooks=: hooks needs the name of an option; write hooks=none"),
+        ("hooks/checkpoint=", "hooks/checkpoint=: hooks/checkpoint needs the name of an option; "
+                              "write one of: best, default"),
         ("+optimizer=adam", "+optimizer: the group has an option already; write optimizer=OPTION"),
         # keys and values
         ("trainer.max_epoch=3", "trainer.max_epoch: trainer has no 'max_epoch'; it has: "
@@ -176,6 +180,15 @@ def test_mistake_that_shows_when_a_run_is_built(
 )
 def test_what_is_no_mistake(cli: Callable[..., Any], words: str) -> None:
     assert cli("trainer.device=cpu", "trainer.max_iters=1", *words.split(" ")).code == 0
+
+
+@pytest.mark.parametrize(
+    "word", ["hooks=+ema -logger", "hooks=+ema\t-logger", "hooks='+ema -logger'"]
+)
+def test_a_space_inside_of_a_word(cli: Callable[..., Any], word: str) -> None:
+    answer = cli(word)
+    assert answer.code == 1
+    assert answer.message.endswith(": all edits of a set are one word: hooks=+ema-logger")
 
 
 @pytest.fixture
