@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 import torch
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from torch import nn
 from torch.optim import Optimizer
 
@@ -48,11 +48,27 @@ def build_optim_wrapper(
                     "layer_decay and rules"
                 )
             chosen = _grouped(model, chosen, groups, options, path)
+        _check_torchs_own(options, path)
         optimizers[name] = instantiate(options, path)(chosen)
         _refuse_infinities(optimizers[name], path)
         fill_momentum(optimizers[name])
     scaler = torch.amp.GradScaler(device.type, enabled=settings.precision == "fp16")
     return OptimWrapper(optimizers, scaler)
+
+
+def _check_torchs_own(options: DictConfig, path: str) -> None:
+    """torch's optimizers compare and unpack what they are given before they look at its type."""
+    if not str(options.get("_target_")).startswith("torch.optim."):
+        return
+    for key in ("lr", "momentum", "weight_decay"):
+        value = options.get(key, 0.0)
+        if isinstance(value, (bool, str, ListConfig, type(None))):
+            shown = "null" if value is None else value
+            raise ConfigError(f"{path}.{key}={shown}: use a number, such as 0.01")
+    betas = options.get("betas", ListConfig([0.9, 0.999]))
+    is_list = isinstance(betas, ListConfig) and all(isinstance(b, (int, float)) for b in betas)
+    if not is_list or len(betas) != 2:
+        raise ConfigError(f"{path}.betas={betas}: use two numbers, such as [0.9, 0.999]")
 
 
 def _refuse_infinities(optimizer: Optimizer, path: str) -> None:

@@ -351,6 +351,13 @@ class Unsaveable(Hook):
         (["data.num_workers=-1"], r"data\.num_workers=-1: use a whole number, 0 or more"),
         (["seed=abc"], r"seed=abc: use a whole number"),
         (["optimizer.lr=1e400"], r"^optimizer\.lr=inf: use a finite number$"),
+        (["optimizer.lr=null"], r"^optimizer\.lr=null: use a number, such as 0\.01$"),
+        (["optimizer=adamw", "optimizer.betas=[0.9]"], r"^optimizer\.betas=\[0\.9\]: use two numb"),
+        (
+            ["optimizer=adam", "optimizer.betas=[0.9,0.99,0.9]"],
+            r"^optimizer\.betas=.*: use two numb",
+        ),
+        (["optimizer=adam", "optimizer.betas=0.9"], r"^optimizer\.betas=0\.9: use two numbers"),
         (
             ["model={_target_:builtins.dict}"],
             r"builtins\.dict: makes a dict, which is no torch",

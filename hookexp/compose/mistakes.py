@@ -202,6 +202,9 @@ def _already_there(case: Case) -> str:
 
 def _bad_value(case: Case) -> str:
     causes = [said(link) for link in case.chain if isinstance(link, OmegaConfBaseException)]
+    if causes[:1] == ["Cannot merge DictConfig with ListConfig"]:
+        key, _, value = case.key.partition("=")
+        return f"{case.key}: a list belongs here; write '{key}=[{value}]'"
     return f"{case.key}: {listed(causes[:1])}"
 
 

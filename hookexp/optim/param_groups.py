@@ -9,6 +9,7 @@ Parameters whose settings come out equal share a group, because an optimizer's w
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Any
@@ -129,6 +130,10 @@ def _checked(
     if no_decay:
         _require_setting("weight_decay", defaults, f"{path}.no_decay")
     rules = options.get("rules") or []
+    if not isinstance(rules, list):
+        raise ConfigError(
+            f"{path}.rules={rules}: use a list of rules, such as [{{params: head, lr_mult: 10}}]"
+        )
     for index, rule in enumerate(rules):
         _check_rule(rule, defaults, f"{path}.rules[{index}]")
     return no_decay, layer_decay, list(rules)
@@ -141,9 +146,11 @@ def _check_rule(rule: Any, defaults: Mapping[str, Any], path: str) -> None:
             f"it is {rule}"
         )
     for key, value in rule.items():
+        if key in (*_FACTORS, *_FACTORS.values()):
+            is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+            if not is_number or not 0 <= value < math.inf:
+                raise ConfigError(f"{path}.{key}={value}: use a number, such as 0.1, not below 0")
         if key in _FACTORS:
-            if isinstance(value, bool) or not isinstance(value, (int, float)):
-                raise ConfigError(f"{path}.{key}={value}: use a number, such as 0.1")
             _require_setting(_FACTORS[key], defaults, f"{path}.{key}")
         elif key != "params" and key not in defaults:
             allowed = ", ".join(["params", *_FACTORS, *defaults])

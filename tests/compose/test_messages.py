@@ -87,6 +87,8 @@ NUM_HOOKS = len([p for p in (conf_dir() / "hooks").iterdir() if p.is_dir()])
         # values, told before torch is imported
         ("optimizer.lr=high", "optimizer.lr=high: use a number, such as 0.03"),
         ("optimizer.lr=[0.1,0.01]", "optimizer.lr=[0.1,0.01]: use a number, such as 0.03"),
+        ("optimizer.param_groups.rules={params:x}", "optimizer.param_groups.rules={params:x}: "
+         "a list belongs here; write 'optimizer.param_groups.rules=[{params:x}]'"),
         ("model.dropout={a:1}", "model.dropout={a:1}: use a number, such as 0.2"),
         ("hooks.checkpoint.interval=abc", "hooks.checkpoint.interval=abc: use a number, such as 1 "
          "(epochs (iterations, with by_epoch=false) between two; -1: never)"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from fakes import TinyModel
@@ -107,6 +109,15 @@ def test_patterns():
             r"rules\[0\]\.params: 'hed' is no .*: inner, nor",
         ),
         ({"rules": [{"params": "inner"}]}, r"rules\[0\]: use a pattern and what is set"),
+        (
+            {"rules": [{"params": "inner", "lr_mult": -1}]},
+            r"rules\[0\]\.lr_mult=-1: .* not below 0",
+        ),
+        ({"rules": [{"params": "inner", "lr": -0.1}]}, r"rules\[0\]\.lr=-0\.1: .* not below 0"),
+        ({"rules": [{"params": "inner", "decay_mult": math.nan}]}, r"decay_mult=nan: use a number"),
+        ({"rules": [{"params": "inner", "weight_decay": "x"}]}, r"weight_decay=x: use a number"),
+        ({"rules": "inner"}, r"param_groups\.rules=inner: use a list of rules, such as \[\{params"),
+        ({"rules": {"params": "inner"}}, r"param_groups\.rules=\{.*: use a list of rules, such"),
         ({"rules": [{"params": "inner", "lr_mul": 1}]}, r"\.lr_mul: .*lr_mult, decay_mult, lr, m"),
     ],
 )
