@@ -27,7 +27,7 @@ from hookexp.compose.conf_dir import conf_dir
 from hookexp.compose.folders import FolderInUse, refuse_used
 from hookexp.compose.isolation import restored_process_state
 from hookexp.compose.lock import locked
-from hookexp.compose.lr_find import for_lr_find
+from hookexp.compose.lr_find import for_lr_find, with_the_finder
 from hookexp.compose.modes import check_mode
 from hookexp.compose.named_sets import SetSearchPath, check_taken_away
 from hookexp.compose.register import register
@@ -48,6 +48,7 @@ def main() -> None:
     overrides: Sequence[str] = ()
     with leave_quietly(), collector_paused(), boundary.hydra_raises():
         try:
+            sys.argv[1:] = with_the_finder(sys.argv[1:])
             line = CommandLine.parse(sys.argv[1:])
             overrides = line.overrides
             SetSearchPath.config_dir = line.config_dir

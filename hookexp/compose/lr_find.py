@@ -2,12 +2,38 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
+
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from hookexp.compose.conf_dir import conf_dir
 
 _IN_THE_WAY = ("param_scheduler", "checkpoint", "check_invalid_loss", "early_stopping")
 """Hooks that would change the learning rate, save what is thrown away, or end the search."""
+_OF_THE_SEARCH = re.compile(rf"\+lr_finder(/\w+)?(?!\w)|-({'|'.join(_IN_THE_WAY)})(?!\w)")
+"""What `hooks=` holds for the search's sake, if it adds the lr finder."""
+
+
+def with_the_finder(words: Sequence[str]) -> list[str]:
+    """A command line that switches the lr finder on if `mode=lr_find` has parameters for it."""
+    words = list(words)
+    has_parameters = any(word.startswith("hooks.lr_finder.") for word in words)
+    is_added = any(re.match(r"hooks=.*\+lr_finder\b|\+hooks/lr_finder=", word) for word in words)
+    if "mode=lr_find" in words and has_parameters and not is_added:
+        words.insert(words.index("mode=lr_find") + 1, "+hooks/lr_finder=default")
+    return words
+
+
+def without_the_search(word: str) -> str:
+    """A word of the command line as a training needs it; empty if it is the search's alone."""
+    key, _, value = word.lstrip("+").partition("=")
+    if key == "mode" or re.match(r"hooks[./]lr_finder\b", key):
+        return ""
+    if key == "hooks" and "+lr_finder" in value:
+        value = _OF_THE_SEARCH.sub("", value)
+        return value and f"hooks={value}"
+    return word
 
 
 def for_lr_find(cfg: DictConfig) -> DictConfig:

@@ -11,6 +11,8 @@ import hydra.utils
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+from hookexp.compose.lr_find import without_the_search
+
 _OF_AN_EVALUATION = ("experiment", "data", "model", "task")
 _TARGET = "._target_="
 
@@ -44,23 +46,27 @@ def words_of_an_evaluation(cfg: DictConfig) -> str:
     modes = [mode for mode in ("test", "val") if cfg.data.get(mode) is not None]
     if not modes:
         return ""
-    typed = _typed(lambda key: re.split(r"[./@]", key)[0] in _OF_AN_EVALUATION)
-    return f"{typed} mode={modes[0]}".lstrip()
+    return f"{_typed(_of_an_evaluation)} mode={modes[0]}".lstrip()
+
+
+def _of_an_evaluation(word: str) -> str:
+    group = re.split(r"[./@=]", word.lstrip("+~"))[0]
+    return word if group in _OF_AN_EVALUATION else ""
 
 
 def words_of_a_training() -> str:
-    """What has to be typed for the same run without its mode, such as after `mode=lr_find`."""
-    return _typed(lambda key: key != "mode" and not key.startswith("hooks.lr_finder"))
+    """What has to be typed for the same run after a search of its learning rate."""
+    return _typed(without_the_search)
 
 
-def _typed(is_wanted: Callable[[str], bool]) -> str:
-    """The words of the command line whose keys are wanted, quoted for a shell."""
+def _typed(wanted: Callable[[str], str]) -> str:
+    """What is wanted of each word of the command line, quoted for a shell."""
     if not HydraConfig.initialized():
         return ""
     config = HydraConfig.get()
     sources = config.runtime.config_sources
     words = [f"--config-dir {s.path}" for s in sources if s.provider == "command-line"]
     for override in map(str, config.overrides.task):
-        if is_wanted(override.lstrip("+~").partition("=")[0]):
-            words.append(shlex.quote(override))
+        if word := wanted(override):
+            words.append(shlex.quote(word))
     return " ".join(words)

@@ -92,9 +92,13 @@ class LrFinderHook(Hook):
 
     def before_train(self, runner: Runner) -> None:
         if runner.max_iters is not None and runner.max_iters < self.num_iters:
+            longer = f"trainer.max_iters={self.num_iters}"
+            if runner.by_epoch:
+                epochs = math.ceil(self.num_iters * runner.max_epochs / runner.max_iters)
+                longer = f"trainer.max_epochs={epochs}"
             raise ConfigError(
                 f"hooks.lr_finder.num_iters={self.num_iters}: the run has only {runner.max_iters} "
-                f"iterations; set trainer.max_iters={self.num_iters}"
+                f"iterations; set {longer}, or a smaller number here"
             )
         first, *_ = lrs = runner.optim_wrapper.get_lr()["lr"]
         if first == 0:

@@ -7,6 +7,8 @@ import json
 
 import pytest
 
+from hookexp.compose.lr_find import without_the_search
+
 
 def test_a_curve_and_a_suggestion(cli):
     words = ["mode=lr_find", "trainer.device=cpu", "optimizer.lr=1", "hooks=+early_stopping"]
@@ -26,9 +28,28 @@ def test_a_curve_and_a_suggestion(cli):
     assert command in answer.out.splitlines()
 
 
-def test_parameters_of_ones_own_are_kept(cli):
-    words = ["hooks=+lr_finder", "hooks.lr_finder.num_iters=12", "trainer.device=cpu"]
-    answer = cli("mode=lr_find", *words)
+@pytest.mark.parametrize(
+    "words",
+    [["mode=lr_find", "hooks=+lr_finder"], ["mode=lr_find"], ["mode=lr_find", "hooks=+ema"]],
+)
+def test_parameters_of_ones_own_are_kept(cli, words):
+    answer = cli(*words, "hooks.lr_finder.num_iters=12", "trainer.device=cpu")
     assert answer.code == 0, answer.err
     (curve,) = answer.folder.rglob("lr_finder.csv")
     assert len(curve.read_text().splitlines()) <= 13
+
+
+@pytest.mark.parametrize(
+    ("word", "left"),
+    [
+        ("mode=lr_find", ""),
+        ("hooks=+lr_finder-param_scheduler-checkpoint", ""),
+        ("hooks=+ema+lr_finder/default-checkpoint-logger", "hooks=+ema-logger"),
+        ("hooks=+ema-checkpoint", "hooks=+ema-checkpoint"),
+        ("+hooks/lr_finder=default", ""),
+        ("hooks.lr_finder.num_iters=30", ""),
+        ("optimizer.lr=1", "optimizer.lr=1"),
+    ],
+)
+def test_what_is_left_for_the_training(word, left):
+    assert without_the_search(word) == left

@@ -254,6 +254,9 @@ def test_what_would_get_in_its_way_is_refused(make_runner, other):
 def test_a_run_that_is_too_short_is_refused(make_runner):
     with pytest.raises(ConfigError, match=r"num_iters=100: the run has only 30 .*max_iters=100"):
         search(make_runner, LrFinderHook(), max_iters=30, model=TinyModel())
+    by_epoch = make_runner({"lr_finder": LrFinderHook()}, max_epochs=2)
+    with pytest.raises(ConfigError, match=r"the run has only 6 .*set trainer\.max_epochs=34"):
+        by_epoch.run("train")
 
 
 def test_a_rate_of_zero_to_which_others_have_no_ratio_is_refused(make_runner):
