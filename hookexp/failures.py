@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from hookexp.errors import ConfigError, add_note
+from hookexp.state import Phase
 
 if TYPE_CHECKING:
     from hookexp.runner import Runner
@@ -88,6 +89,11 @@ def _first_sentence(text: str) -> str:
 
 def _where(runner: Runner) -> str:
     state = runner.state
+    if runner.mode != "train":
+        return f"on {runner.device} in mode={runner.mode}"
+    if state.phase is Phase.VALIDATE:
+        finished = f"epoch {state.epoch}" if runner.by_epoch else f"iteration {state.iter}"
+        return f"on {runner.device} in the validation after {finished}"
     return f"on {runner.device} in epoch {state.epoch + 1}, iteration {state.iter + 1}"
 
 

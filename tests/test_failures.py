@@ -364,6 +364,23 @@ def test_out_of_memory_is_one_message_with_what_to_try(make_runner, error, said)
     assert "The last checkpoint is iter_2.pth" in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("mode", "settings", "where"),
+    [
+        ("train", {"max_epochs": 1}, "in the validation after epoch 1 "),
+        ("train", {"max_iters": 4, "val_interval": 2}, "in the validation after iteration 2 "),
+        ("val", {"max_epochs": 1}, "in mode=val "),
+    ],
+)
+def test_what_fails_in_an_evaluation_is_told_to_be_there(make_runner, mode, settings, where):
+    class Hungry(TinyTask):
+        def val_step(self, model, batch):
+            raise MemoryError
+
+    with pytest.raises(ConfigError, match=f"^out of memory on cpu {where}"):
+        make_runner(parts(), task=Hungry(), **settings).run(mode)
+
+
 def throw(error):
     raise error
 
