@@ -17,6 +17,7 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBase
 from hookexp.compose.named_sets import members
 from hookexp.compose.origins import who_has_on
 from hookexp.compose.set_edits import SETS
+from hookexp.compose.sources import config_folders
 from hookexp.compose.wording import listed, nearest, on_one_line, said
 
 
@@ -98,6 +99,11 @@ def _added_twice(case: Case) -> str:
     top, _, name = key.partition("/")
     if key in SETS and f"+{key}" in (word.partition("=")[0] for word in case.overrides):
         return f"+{key}: the sign stands after the equals sign: {key}=+NAME, {key}=-NAME"
+    option = re.search(r"use 'override \S+: ([^']+)'", case.text)
+    if option and not (top in SETS and value_given(top, case.overrides)):
+        line = experiment_with(key, option[1], case.overrides)
+        if line is not None:
+            return f"{line}: {key} has an option already; write `override /{key}: {option[1]}`"
     if top not in SETS:
         if f"+{key}" in (word.partition("=")[0] for word in case.overrides):
             return f"+{key}: the group has an option already; write {key}=OPTION without +"
@@ -238,6 +244,17 @@ def value_given(key: str, overrides: Sequence[str]) -> str:
         if given.lstrip("+~") == key:
             return value
     return ""
+
+
+def experiment_with(group: str, option: str, overrides: Sequence[str]) -> str | None:
+    """The experiment, and the line in it, that chose an option; Hydra names another file."""
+    name = value_given("experiment", overrides)
+    for folder in config_folders() if name else ():
+        file = folder / "experiment" / f"{name}.yaml"
+        for number, line in enumerate(file.read_text().splitlines() if file.is_file() else (), 1):
+            if re.search(rf"/?{re.escape(group)}(@\S+)?: *{re.escape(option)}\b", line):
+                return f"{file}, line {number}"
+    return None
 
 
 RULES: tuple[tuple[str, Rule], ...] = (

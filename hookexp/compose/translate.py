@@ -14,9 +14,16 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf.errors import OmegaConfBaseException
 
-from hookexp.compose.mistakes import RULES, Case, needs_an_option, no_such_option, value_given
+from hookexp.compose.mistakes import (
+    RULES,
+    Case,
+    experiment_with,
+    needs_an_option,
+    no_such_option,
+    value_given,
+)
 from hookexp.compose.set_edits import SETS
-from hookexp.compose.sources import config_folders, line_of
+from hookexp.compose.sources import line_of
 from hookexp.compose.wording import on_one_line, said
 from hookexp.errors import ConfigError
 
@@ -107,20 +114,9 @@ def _missing(error: MissingConfigException, overrides: Sequence[str]) -> ConfigE
     message = no_such_option(group, option)
     if value_given(group, overrides):
         return ConfigError(message)
-    if (file := _experiment_with(group, option, overrides)) is not None:
+    if (file := experiment_with(group, option, overrides)) is not None:
         return ConfigError(f"{file}: {message}")
     return _located(str(error), message)
-
-
-def _experiment_with(group: str, option: str, overrides: Sequence[str]) -> str | None:
-    """The experiment, and the line in it, that chose an option; Hydra names another file."""
-    name = value_given("experiment", overrides)
-    for folder in config_folders() if name else ():
-        file = folder / "experiment" / f"{name}.yaml"
-        for number, line in enumerate(file.read_text().splitlines() if file.is_file() else (), 1):
-            if re.search(rf"/?{re.escape(group)}(@\S+)?: *{re.escape(option)}\b", line):
-                return f"{file}, line {number}"
-    return None
 
 
 def _unreadable(error: OverrideParseException, overrides: Sequence[str]) -> ConfigError:

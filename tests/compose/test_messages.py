@@ -204,6 +204,9 @@ def my_conf(tmp_path: Path) -> Path:
         "experiment/nested.yaml": "trainer:\n  max_epochs: 5\n",
         "experiment/nested_defaults.yaml": "defaults:\n  - override /hooks/checkpoint: best\n",
         "experiment/no_slash.yaml": "# @package _global_\ndefaults:\n  - optimizer: adamw\n",
+        "experiment/twice.yaml": "# @package _global_\ndefaults:\n  - /model: gpt\n",
+        "experiment/hook_twice.yaml": "# @package _global_\ndefaults:\n"
+        "  - /hooks/checkpoint: best\n",
         "experiment/key.yaml": "# @package _global_\ntrainer: {max_epoch: 5}\n",
         "experiment/top.yaml": "# @package _global_\noptimzer: {lr: 1}\n",
         "experiment/hook.yaml": "# @package _global_\nhooks:\n  chekpoint:\n    interval: 3\n",
@@ -238,6 +241,16 @@ def my_conf(tmp_path: Path) -> Path:
             "experiment=no_slash",
             "in experiment/no_slash.yaml: optimizer: in an experiment a group "
             "begins with a slash; write `- override /optimizer: adamw`",
+        ),
+        (
+            "experiment=twice",
+            "{conf}/experiment/twice.yaml, line 3: model has an option already; write "
+            "`override /model: gpt`",
+        ),
+        (
+            "experiment=hook_twice",
+            "{conf}/experiment/hook_twice.yaml, line 3: hooks/checkpoint has an option already; "
+            "write `override /hooks/checkpoint: best`",
         ),
         (
             "experiment=key",
