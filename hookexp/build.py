@@ -38,6 +38,7 @@ from hookexp.parts import Parts
 from hookexp.runner import Runner
 from hookexp.seed import derive_seed, seed_everything
 from hookexp.settings import TrainerSettings
+from hookexp.sink import Sink
 from hookexp.sink_list import SinkList
 from hookexp.summary import Summary, choose_objective
 from hookexp.task import Task
@@ -71,7 +72,7 @@ def build_runner(cfg: DictConfig, work_dir: Path, splits: tuple[Mode, ...] | Non
     seed = dist.broadcast(_seed(cfg, start))
     seed_everything(seed)
     hooks = build_hooks(cfg)
-    sinks = SinkList({name: instantiate(n, f"sinks.{name}") for name, n in nodes_of(cfg, "sinks")})
+    sinks = _build_sinks(cfg)
     task = _build_task(cfg)
     schedulers = ParamSchedulers(
         {
@@ -149,6 +150,16 @@ def build_hooks(cfg: DictConfig) -> HookList:
     hooks.check_method_names()
     hooks.check_contracts()
     return hooks
+
+
+def _build_sinks(cfg: DictConfig) -> SinkList:
+    sinks = {name: instantiate(node, f"sinks.{name}") for name, node in nodes_of(cfg, "sinks")}
+    for name, sink in sinks.items():
+        if not isinstance(sink, Sink):
+            raise ConfigError(
+                f"sinks.{name}: {type(sink).__name__} is no sink; derive it from hookexp.sink.Sink"
+            )
+    return SinkList(sinks)
 
 
 def _build_task(cfg: DictConfig) -> Task:

@@ -87,6 +87,8 @@ def check_paths(cfg: DictConfig) -> None:
         path: Any = cfg[key]
         if path is not None and not isinstance(path, str):
             raise ConfigError(f"{key}={path}: use the path of a file or a folder")
+        if path is not None and not path.strip():
+            raise ConfigError(f"{key}=: is empty; give a file or a folder, or leave it out")
         if path is not None and path != "auto" and not Path(path).expanduser().exists():
             raise ConfigError(f"{key}={path}: there is no such file or folder")
     if cfg.load_from == "auto":
