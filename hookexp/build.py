@@ -157,7 +157,7 @@ def _build_sinks(cfg: DictConfig) -> SinkList:
     for name, sink in sinks.items():
         if not isinstance(sink, Sink):
             raise ConfigError(
-                f"sinks.{name}: {type(sink).__name__} is no sink; derive it from hookexp.sink.Sink"
+                f"sinks.{name}: {type(sink).__name__} is no sink; derive it from hookexp.Sink"
             )
     return SinkList(sinks)
 

@@ -157,7 +157,7 @@ def test_mistake(cli: Callable[..., Any], words: str, message: str) -> None:
          "data.drop_lst: no such setting of a loader; did you mean drop_last?; there are: batch"),
         ("+data.sampler=x", "data.sampler: no such setting of a loader; "),
         ("+sinks.mine._target_=fractions.Fraction",
-         "sinks.mine: Fraction is no sink; derive it from hookexp.sink.Sink"),
+         "sinks.mine: Fraction is no sink; derive it from hookexp.Sink"),
         ("+hooks.mine._target_=fractions.Fraction",
          "hooks.mine: Fraction has no method that is called like a mount point, so it is no hook"),
     ],
