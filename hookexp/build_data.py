@@ -25,6 +25,7 @@ from hookexp.data.loader import (
 )
 from hookexp.data.sampler import BatchSampler
 from hookexp.data.stream import BatchStream
+from hookexp.data.tracking import own_generators_of
 from hookexp.errors import ConfigError
 from hookexp.hook import Mode
 from hookexp.settings import TrainerSettings
@@ -80,6 +81,8 @@ def build_loader(
             f"{path}: {len(source)} samples make no batch of {batch_size} with "
             "data.drop_last=true; use a smaller data.batch_size"
         )
+    if training:
+        _tell_doubts(own_generators_of(source))
     if isinstance(source, InMemory):
         transform = _function(data, "transform", "(batch, generator)") if training else None
         if not options.get("device_resident"):
@@ -168,10 +171,14 @@ def _refuse_memory_options(options: dict[str, Any], source: Any, path: str) -> N
 
 def _stream(source: Any, endless: bool, limit: int | None, training: bool) -> BatchStream:
     stream = BatchStream(source, endless, limit)
-    doubts = stream.doubts() if training else ""
+    if training:
+        _tell_doubts(stream.doubts())
+    return stream
+
+
+def _tell_doubts(doubts: str) -> None:
     if doubts and dist.rank() == 0:
         logging.getLogger("hookexp").warning("data.train: %s", doubts)
-    return stream
 
 
 def _worker_options(options: dict[str, Any], device: torch.device) -> dict[str, Any]:

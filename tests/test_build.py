@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 
 import numpy as np
 import pytest
@@ -418,3 +419,33 @@ def test_a_run_is_judged_by_what_its_best_checkpoint_is_kept_by(tmp_path):
     words = ("hooks/checkpoint=best", "hooks.checkpoint.save_best=loss")
     assert build_runner(tiny(), tmp_path).objective.name == "accuracy"
     assert build_runner(tiny(*words), tmp_path).objective.name == "loss"
+
+
+class WithARng(BySample):
+    def __init__(self, rng):
+        super().__init__()
+        self.rng = rng
+
+
+@pytest.mark.parametrize(
+    "rng", [torch.Generator(), random.Random(0), np.random.default_rng(0), np.random.RandomState(0)]
+)
+def test_a_data_set_with_a_generator_of_its_own_is_doubted_once(tmp_path, caplog, rng):
+    cfg = tiny()
+    cfg.data.val = None
+    for target, told in ((f"{HERE}.BySample", 0), (f"{HERE}.with_the_rng", 1)):
+        cfg.data.train = {"_target_": target}
+        RNGS[:] = [rng]
+        caplog.clear()
+        with caplog.at_level("WARNING"):
+            build_runner(cfg, tmp_path)
+        said = [message for message in caplog.messages if "a generator of its own" in message]
+        assert len(said) == told
+    assert said[0].startswith("data.train: WithARng.rng is")
+
+
+RNGS = []
+
+
+def with_the_rng():
+    return WithARng(*RNGS)

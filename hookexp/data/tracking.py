@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import copy
+import random
 from collections import deque
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
+import numpy as np
 import torch
 from torch.utils.data import BatchSampler, DataLoader, IterableDataset
 
@@ -121,6 +123,21 @@ def generators_of(batches: Iterable[Any]) -> list[torch.Generator]:
     found = [getattr(owner, "generator", None) for owner in (batches, *_samplers_of(batches))]
     own = {id(g): g for g in found if isinstance(g, torch.Generator)}
     return list(own.values())
+
+
+def own_generators_of(dataset: Any) -> str:
+    """Why the samples of a map-style data set may not be those of before; empty if they are."""
+    own = [n for n, value in getattr(dataset, "__dict__", {}).items() if isinstance(value, _KINDS)]
+    if not own:
+        return ""
+    return (
+        f"{type(dataset).__name__}.{own[0]} is a generator of its own, which no checkpoint holds: "
+        "a run that is resumed is exact only if samples do not draw from it; Python's, NumPy's "
+        "and torch's global ones are seeded for each sample"
+    )
+
+
+_KINDS = (torch.Generator, random.Random, np.random.Generator, np.random.RandomState)
 
 
 def doubts_about(batches: Iterable[Any], is_stateful: bool) -> str:
