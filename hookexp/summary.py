@@ -49,7 +49,7 @@ def choose_objective(
             the first of these is `auto`.
 
     Raises:
-        ConfigError: for a metric the task does not have.
+        ConfigError: for a metric the task does not have, or whose direction nobody tells.
     """
     if setting != "auto":
         if setting not in metric_names:
@@ -57,7 +57,14 @@ def choose_objective(
                 f"trainer.objective={setting}: the task has no such metric; "
                 f"it has: {', '.join(metric_names) or 'none'}"
             )
-        return Objective(setting, rules.get(setting) or infer_rule(setting))
+        try:
+            return Objective(setting, rules.get(setting) or infer_rule(setting))
+        except ValueError:
+            raise ConfigError(
+                f"trainer.objective={setting}: the name does not tell whether greater is better; "
+                f"keep the best checkpoint by it, with hooks/checkpoint=best "
+                f"hooks.checkpoint.save_best={setting} hooks.checkpoint.rule=greater (or less)"
+            ) from None
     for name, rule in rules.items():
         return Objective(name, rule)
     for name in metric_names:

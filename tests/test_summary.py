@@ -170,6 +170,11 @@ def test_a_metric_that_is_not_there():
         choose_objective("f1", ("accuracy", "loss"), {})
 
 
+def test_an_objective_whose_direction_nobody_tells_is_refused():
+    with pytest.raises(ConfigError, match=r"objective=f1: .*hooks\.checkpoint\.rule=greater"):
+        choose_objective("f1", ("f1", "accuracy"), {})
+
+
 @pytest.mark.parametrize("setting", ["auto", "f1"])
 def test_the_objective_is_what_the_best_checkpoint_is_kept_by(setting):
     names, rules = ("f1", "accuracy"), {"f1": "less"}
