@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import errno
 import re
+import traceback
 from typing import TYPE_CHECKING
 
 import torch
+from torch.multiprocessing import reductions
 
 from hookexp.errors import ConfigError, add_note
 from hookexp.state import Phase
@@ -40,12 +42,12 @@ def in_plain_words(error: BaseException, runner: Runner) -> ConfigError | None:
             f"trainer.precision=bf16 halves what a forward pass keeps. {_what_is_left(runner)}"
         )
     dead = _DEAD_WORKER.search(text)
-    if dead:
+    if dead or _is_of_half_a_batch(error):
+        what = f"(process {dead[1]}) {dead[2].rstrip('. ')}" if dead else "ended within a batch"
         return ConfigError(
-            f"a worker of the data loader (process {dead[1]}) {dead[2].rstrip('. ')}, "
-            f"{_where(runner)}. Often memory ran out, in RAM or in /dev/shm: try fewer "
-            "data.num_workers or a smaller data.batch_size; data.num_workers=0 shows a crash of "
-            f"the data set itself. {_what_is_left(runner)}"
+            f"a worker of the data loader {what}, {_where(runner)}. Often memory ran out, in RAM "
+            "or in /dev/shm: try fewer data.num_workers or a smaller data.batch_size; "
+            f"data.num_workers=0 shows a crash of the data set itself. {_what_is_left(runner)}"
         )
     caught = _WORKERS_ERROR.search(text)
     if caught:
@@ -73,6 +75,14 @@ def is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, OSError):
         return error.errno == errno.ENOMEM
     return isinstance(error, RuntimeError) and bool(_OF_MEMORY.search(str(error)))
+
+
+def _is_of_half_a_batch(error: BaseException) -> bool:
+    """Whether a worker was gone before the tensors of its last batch had been taken over."""
+    if not isinstance(error, (ConnectionError, EOFError, FileNotFoundError)):
+        return False
+    frames = traceback.extract_tb(error.__traceback__)
+    return any(frame.filename == reductions.__file__ for frame in frames)
 
 
 def _text_of(error: BaseException) -> str:

@@ -14,6 +14,7 @@ import pytest
 import torch
 from fakes import TinyData, TinyTask
 from test_resume import assert_equal
+from torch.multiprocessing.reductions import rebuild_storage_fd
 from torch.nn.functional import dropout
 from torch.utils.data import Dataset
 
@@ -22,6 +23,7 @@ from hookexp.checkpoint.store import CheckpointStore
 from hookexp.compose.isolation import restored_process_state
 from hookexp.data.loader import WorkerLoader
 from hookexp.data.sampler import BatchSampler
+from hookexp.data.stream import BatchStream
 from hookexp.errors import ConfigError
 from hookexp.failures import is_out_of_memory
 from hookexp.hook import MOUNT_POINTS, Hook, Priority
@@ -280,9 +282,37 @@ def test_a_worker_that_dies_is_one_message_and_the_state_is_saved(make_runner):
         runner.run("train")
     message = str(caught.value)
     assert len(message.splitlines()) == 1
-    assert re.search(r"worker of the data loader \(process \d+\) is killed by signal: Kil", message)
+    killed = r"\(process \d+\) is killed by signal: Kil"
+    assert re.search(rf"worker of the data loader ({killed}|ended within a batch)", message)
     assert "data.num_workers=0" in message and "in /dev/shm" in message
     assert f"The last checkpoint is {newest(runner)}: resume=auto continues from it" in message
+
+
+@pytest.mark.parametrize("error", [ConnectionResetError, EOFError, FileNotFoundError])
+def test_a_worker_that_dies_before_its_batch_is_taken_over_is_the_same_message(make_runner, error):
+    class Descriptor:
+        def detach(self):
+            raise error
+
+    class Half:
+        def __iter__(self):
+            yield rebuild_storage_fd(torch.UntypedStorage, Descriptor(), 4)
+
+    runner = make_runner(max_epochs=1, val_size=0)
+    runner._parts.train_loader = runner.train_loop.dataloader = BatchStream(Half())
+    with pytest.raises(ConfigError, match="worker of the data loader ended within a batch, on cpu"):
+        runner.run("train")
+
+
+def test_a_connection_of_a_data_set_is_none_of_a_worker(make_runner):
+    class Remote:
+        def __iter__(self):
+            raise ConnectionResetError("the server of the data")
+
+    runner = make_runner(max_epochs=1, val_size=0)
+    runner._parts.train_loader = runner.train_loop.dataloader = BatchStream(Remote())
+    with pytest.raises(ConnectionResetError, match="server"):
+        runner.run("train")
 
 
 @pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork.*:DeprecationWarning")
