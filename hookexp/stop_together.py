@@ -33,17 +33,24 @@ class StopTogether:
         self._since = monotonic()
 
     def begin(self, num_calls: int | None) -> None:
-        """Say how often `look` will be called, where that may not be the same on all ranks."""
+        """Say how often `look` will be called, where that may not be the same on all ranks.
+
+        They begin to count anew: after the last time, some ranks may have called more often.
+        """
+        self._calls = self._calls_left = 1
+        self._since = monotonic()
         self._common_calls = min(dist.gather(num_calls or 0))
 
     def look(self) -> None:
         """Called by all ranks, as often by one as by another."""
+        state = self._state
+        if state.is_alone:
+            return
         self._calls_left -= 1
         self._common_calls -= 1
-        if self._calls_left > 0 or self._common_calls < 0 or dist.world_size() == 1:
+        if self._calls_left > 0 or self._common_calls < 0:
             return
-        state = self._state
-        seconds = monotonic() - self._since
+        seconds = max(monotonic() - self._since, 1e-6)
         # At most twice as many as before: the next ones may take longer.
         calls = min(int(self._calls * _SECONDS / seconds), 2 * self._calls, _MOST_CALLS)
         told = dist.gather((state.exit_code, state.urgent_reason, calls))

@@ -62,6 +62,18 @@ def test_no_more_often_than_the_rank_with_the_fewest_batches_calls(monkeypatch):
     assert ranks.told_at == [1, 2, 3]
 
 
+def test_ranks_that_called_differently_often_are_together_again_in_the_next_evaluation(monkeypatch):
+    ranks = Ranks(monkeypatch, 0.1)
+    together = StopTogether(RunState(is_alone=False))
+    for num_calls in (5, 6):
+        monkeypatch.setattr(stop_together.dist, "gather", lambda number: [number, 3])
+        together.begin(num_calls)
+        monkeypatch.setattr(stop_together.dist, "gather", ranks.gather)
+        ranks.calls, ranks.told_at = 0, []
+        ranks.call(together, num_calls)
+        assert ranks.told_at == [1, 3]
+
+
 def test_what_another_rank_has_been_sent_is_this_ones_too(monkeypatch):
     ranks, state = Ranks(monkeypatch, 10.0), RunState(is_alone=False)
     ranks.other = (143, "SIGTERM", 1)
