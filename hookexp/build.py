@@ -88,7 +88,8 @@ def build_runner(cfg: DictConfig, work_dir: Path, splits: tuple[Mode, ...] | Non
     model = build_model(cfg, settings, device)
     optim_wrapper = build_optim_wrapper(cfg, settings, device, model)
     start = start or _read_loaded(cfg, model)
-    if start is not None:
+    if start is not None and not any("after_load_checkpoint" in e.stages for e in hooks.entries):
+        # Before any data is loaded, where no hook may still rename what the checkpoint holds.
         refuse_other_model(model, start.checkpoint, start.path)
     splits = splits or _SPLITS[cfg.mode]
     loaders = {split: build_loader(cfg.data, split, settings, device, seed) for split in splits}

@@ -312,6 +312,19 @@ def test_a_checkpoint_of_another_model_is_refused_before_any_data_is_loaded(tmp_
         build_runner(cfg, tmp_path)
 
 
+class Renames(Hook):
+    def after_load_checkpoint(self, runner, checkpoint):
+        weights = checkpoint["state_dict"]
+        checkpoint["state_dict"] = {name.replace("gan.", ""): w for name, w in weights.items()}
+
+
+def test_a_hook_may_make_a_checkpoint_of_another_model_one_of_this(tmp_path):
+    path = tmp_path / "other.pth"
+    torch.save({"state_dict": {f"gan.{n}": w for n, w in Net().state_dict().items()}}, path)
+    cfg = tiny(f"load_from={path}", f"+hooks.renames._target_={HERE}.Renames")
+    assert build_runner(cfg, tmp_path).run("train").status == "finished"
+
+
 def test_data_sets_that_give_nothing(tmp_path):
     cfg = tiny()
     cfg.data.train = {"_target_": f"{HERE}.BySample", "size": 0}
