@@ -12,6 +12,7 @@ from typing import Any
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
+from hookexp.compose.lr_find import for_lr_find
 from hookexp.compose.mistakes import options_of
 from hookexp.compose.set_edits import SETS
 from hookexp.compose.sources import line_of
@@ -51,8 +52,9 @@ def check_config(cfg: DictConfig, words: Sequence[str], choices: Mapping[str, An
                 require_target(cfg.data[split], f"data.{split}")
     for name in ("model", "task"):
         require_target(cfg[name], name)
+    run = for_lr_find(cfg) if cfg.mode == "lr_find" else cfg
     for group in (*SETS, "param_scheduler"):
-        nodes_of(cfg, group)
+        nodes_of(run, group)
 
 
 def settings_of(cfg: DictConfig) -> TrainerSettings:

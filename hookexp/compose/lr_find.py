@@ -16,13 +16,10 @@ _OF_THE_SEARCH = re.compile(rf"\+lr_finder(/\w+)?(?!\w)|-({'|'.join(_IN_THE_WAY)
 
 
 def with_the_finder(words: Sequence[str]) -> list[str]:
-    """A command line that switches the lr finder on if `mode=lr_find` has parameters for it."""
-    words = list(words)
-    has_parameters = any(word.startswith("hooks.lr_finder.") for word in words)
-    is_added = any(re.match(r"hooks=.*\+lr_finder\b|\+hooks/lr_finder=", word) for word in words)
-    if "mode=lr_find" in words and has_parameters and not is_added:
-        words.insert(words.index("mode=lr_find") + 1, "+hooks/lr_finder=default")
-    return words
+    """A command line whose parameters of the lr finder hold whether `hooks=` has it on or not."""
+    if "mode=lr_find" not in words:
+        return list(words)
+    return [f"++{word}" if word.startswith("hooks.lr_finder.") else word for word in words]
 
 
 def without_the_search(word: str) -> str:
@@ -46,7 +43,9 @@ def for_lr_find(cfg: DictConfig) -> DictConfig:
         hooks = cfg.hooks if cfg.hooks is not None else OmegaConf.create({})
         for name in _IN_THE_WAY:
             hooks.pop(name, None)
-        if hooks.get("lr_finder") is None:
-            hooks.lr_finder = OmegaConf.load(conf_dir() / "hooks" / "lr_finder" / "default.yaml")
+        finder = hooks.get("lr_finder") or {}
+        if "_target_" not in finder:  # None, or parameters from the command line alone.
+            default = OmegaConf.load(conf_dir() / "hooks" / "lr_finder" / "default.yaml")
+            hooks.lr_finder = OmegaConf.merge(default, finder)
         cfg.hooks, cfg.param_scheduler, cfg.data.val, cfg.mode = hooks, {}, None, "train"
     return cfg

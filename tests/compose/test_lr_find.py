@@ -39,6 +39,21 @@ def test_parameters_of_ones_own_are_kept(cli, words):
     assert len(curve.read_text().splitlines()) <= 13
 
 
+def test_an_experiment_that_adds_the_finder_itself(cli, tmp_path):
+    folder = tmp_path / "conf" / "experiment"
+    folder.mkdir(parents=True)
+    (folder / "search.yaml").write_text(
+        "# @package _global_\ndefaults:\n  - /hooks/lr_finder: default\n"
+        "hooks:\n  lr_finder:\n    end_lr: 0.5\n"
+    )
+    words = ["--config-dir", str(tmp_path / "conf"), "experiment=search", "mode=lr_find"]
+    answer = cli(*words, "hooks.lr_finder.num_iters=12", "trainer.device=cpu")
+    assert answer.code == 0, answer.err
+    (curve,) = answer.folder.rglob("lr_finder.csv")
+    lrs = [float(line.split(",")[0]) for line in curve.read_text().splitlines()[1:]]
+    assert len(lrs) == 12 and max(lrs) <= 0.5
+
+
 @pytest.mark.parametrize(
     ("word", "left"),
     [
