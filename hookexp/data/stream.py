@@ -228,7 +228,7 @@ class BatchStream:
             return iter(self._source)
         if not isinstance(self._source, Stateful):
             # Workers that are kept draw no new seed. A resumed run has to start some, and draws
-            # one: so does each pass, for what it costs to start workers (they import torch).
+            # one: so does each pass, for what it costs to start workers.
             self.close()
         return workers.iterate(self._source)
 
