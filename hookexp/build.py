@@ -105,7 +105,7 @@ def build_runner(cfg: DictConfig, work_dir: Path, splits: tuple[Mode, ...] | Non
         hooks=hooks,
         sinks=sinks,
         task=task,
-        model=across_ranks(model, device),
+        model=across_ranks(model, settings, device),
         optim_wrapper=optim_wrapper,
         param_schedulers=schedulers,
         autocast=autocast(device, settings.precision),

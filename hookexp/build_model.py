@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from itertools import chain
 from typing import Any
 
@@ -24,6 +24,12 @@ from hookexp.settings import TrainerSettings
 from hookexp.task import Task
 
 logger = logging.getLogger("hookexp")
+
+_NOT_OF_A_CONFIG = (
+    *("module", "device_ids", "output_device", "dim", "process_group", "device_mesh"),
+    *("delay_all_reduce_named_params", "param_to_hook_all_reduce", "mixed_precision"),
+)
+"""Arguments of DistributedDataParallel that are objects, or ours to say."""
 
 
 def build_model(cfg: DictConfig, settings: TrainerSettings, device: torch.device) -> nn.Module:
@@ -60,14 +66,28 @@ def _refuse_lazy(model: nn.Module, target: str) -> None:
         )
 
 
-def across_ranks(model: nn.Module, device: torch.device) -> nn.Module:
+def across_ranks(model: nn.Module, settings: TrainerSettings, device: torch.device) -> nn.Module:
     """The model itself, or in a run of several ranks one that synchronises its gradients.
 
     Its buffers are rank 0's again at each step: a checkpoint holds those, so all ranks resume.
+
+    Raises:
+        ConfigError: for arguments that DistributedDataParallel does not take.
     """
+    given = settings.ddp or {}
+    _refuse_unknown(given, DistributedDataParallel, _NOT_OF_A_CONFIG, "ddp")
     if dist.world_size() == 1:
         return model
-    return DistributedDataParallel(model, device_ids=[device] if device.type == "cuda" else None)
+    options = {"device_ids": [device] if device.type == "cuda" else None, **given}
+    # After its first step torch puts the gradients into other buckets, in which the sums of three
+    # ranks or more come out in another order, and a resumed run begins with the first ones again.
+    # With this it keeps those; two numbers have one sum.
+    if settings.deterministic and dist.world_size() > 2:
+        options.setdefault("find_unused_parameters", True)
+    try:
+        return DistributedDataParallel(model, **options)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"trainer.ddp={given}: {on_one_line(error)[:300]}") from error
 
 
 def compiled_step(task: Task, settings: TrainerSettings) -> Callable[..., dict[str, Any]]:
@@ -83,13 +103,7 @@ def compiled_step(task: Task, settings: TrainerSettings) -> Callable[..., dict[s
         options = settings.compile
     elif isinstance(settings.compile, str):
         options = {"mode": settings.compile}
-    known = [name for name in inspect.signature(torch.compile).parameters if name != "model"]
-    for key in options:
-        if key not in known:
-            raise ConfigError(
-                f"trainer.compile.{key}: torch.compile has no such argument; it has: "
-                f"{listed(known)}{nearest(key, known)}"
-            )
+    _refuse_unknown(options, torch.compile, ("model",), "compile")
     try:
         step = torch.compile(task.train_step, **options)
     except Exception as error:
@@ -99,6 +113,21 @@ def compiled_step(task: Task, settings: TrainerSettings) -> Callable[..., dict[s
         "model; so does the first batch of another shape"
     )
     return step
+
+
+def _refuse_unknown(
+    options: Mapping[str, Any], function: Callable[..., Any], ours: tuple[str, ...], setting: str
+) -> None:
+    """Refuse options of `trainer.<setting>` that are no arguments of what they are given to."""
+    known = [
+        argument for argument in inspect.signature(function).parameters if argument not in ours
+    ]
+    for key in options:
+        if key not in known:
+            raise ConfigError(
+                f"trainer.{setting}.{key}: torch's {function.__name__} has no such argument; "
+                f"it has: {listed(known)}{nearest(key, known)}"
+            )
 
 
 def set_numerics(settings: TrainerSettings) -> None:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch.multiprocessing import reductions
 
+from hookexp import dist
 from hookexp.errors import ConfigError, add_note
 from hookexp.state import Phase
 
@@ -25,6 +26,9 @@ _OF_MEMORY = re.compile(
 )
 _DEAD_WORKER = re.compile(r"DataLoader worker \(pid(?:\(s\))? ([\d, ]+)\) (.+)")
 _NOT_DETERMINISTIC = "does not have a deterministic implementation"
+_NO_GRADIENT = re.compile(
+    r"parameters that were not used in producing loss.*for rank \d+: ([\d ]+)", re.S
+)
 _WORKERS_ERROR = re.compile(r"Caught (\w+) in DataLoader worker process (\d+)")
 
 
@@ -48,6 +52,13 @@ def in_plain_words(error: BaseException, runner: Runner) -> ConfigError | None:
             f"a worker of the data loader {what}, {_where(runner)}. Often memory ran out, in RAM "
             "or in /dev/shm: try fewer data.num_workers or a smaller data.batch_size; "
             f"data.num_workers=0 shows a crash of the data set itself. {_what_is_left(runner)}"
+        )
+    unused = _NO_GRADIENT.search(text)
+    if unused:
+        return ConfigError(
+            f"the loss did not depend on {_parameters(runner, unused[1].split())}, and the ranks "
+            "wait for gradients of all that learns. If the model leaves parts out on purpose: "
+            "+trainer.ddp.find_unused_parameters=true"
         )
     caught = _WORKERS_ERROR.search(text)
     if caught:
@@ -90,6 +101,15 @@ def _text_of(error: BaseException) -> str:
     cause = error.__cause__ or error.__context__
     known = str(cause) if cause is not None and _DEAD_WORKER.search(str(cause)) else ""
     return f"{known}\n{error}".strip()
+
+
+def _parameters(runner: Runner, indices: list[str]) -> str:
+    """The names of parameters that DistributedDataParallel knows by number."""
+    model = dist.unwrap(runner.model)
+    names = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+    unused = [names[int(index)] for index in indices]
+    more = f" and {len(unused) - 3} more" if len(unused) > 3 else ""
+    return ", ".join(unused[:3]) + more
 
 
 def _first_sentence(text: str) -> str:

@@ -32,6 +32,7 @@ class TrainerSettings:
     channels_last: bool = False
     tf32: bool | None = None
     activation_checkpointing: list[str] = field(default_factory=list)
+    ddp: dict[str, Any] | None = None
     deterministic: bool = False
     objective: str = "auto"
     verify_iters: int = 15
@@ -72,6 +73,11 @@ class TrainerSettings:
             raise ConfigError(
                 f"trainer.activation_checkpointing={names}: use a list of the names of modules, "
                 "such as [blocks.*]"
+            )
+        if self.ddp is not None and not isinstance(self.ddp, dict):
+            raise ConfigError(
+                f"trainer.ddp={self.ddp}: use arguments of torch's DistributedDataParallel such as "
+                "{find_unused_parameters: true}"
             )
         budget = self.hook_budget
         if budget is not None and (isinstance(budget, (bool, str)) or not 0 < budget <= 1):

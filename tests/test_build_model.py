@@ -81,6 +81,8 @@ def test_what_torch_compile_is_given(tmp_path, monkeypatch, word, options):
         ("trainer.compile={mod: x}", r"trainer\.compile\.mod: .*mode.*did you mean mode\?"),
         ("trainer.compile={backend: nix}", r"trainer\.compile={'backend': 'nix'}: .*nix"),
         ("trainer.compile={mode: a, options: {b: 1}}", r"trainer\.compile=.*[Ee]ither mode or opt"),
+        ("trainer.ddp=fast", r"trainer\.ddp=fast: .*such as \{find_unused_parameters: true\}"),
+        ("trainer.ddp={find_unused: true}", r"ddp\.find_unused: .*mean find_unused_parameters\?"),
         ("trainer.tf32=on_gpu", r"trainer\.tf32=on_gpu: use true, false or null"),
         ("trainer.activation_checkpointing=classifier", r"use a list of the names of modules"),
         (

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
 from hookexp import dist
 from hookexp.checkpoint.reading import load_checkpoint
@@ -17,10 +18,21 @@ from hookexp.checkpoint.reading import load_checkpoint
 ROOT = Path(__file__).parent.parent
 
 
-def torchrun(folder, *words):
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
+class WithSpareParts(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.classifier = nn.Linear(64, 10)
+        self.spare = nn.Linear(3, 3)
+
+    def forward(self, images):
+        return self.classifier(images.flatten(1))
+
+
+def torchrun(folder, *words, num_ranks=2):
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(num_ranks)]
     command += ["-m", "hookexp", *words]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    paths = f"{ROOT}{os.pathsep}{Path(__file__).parent}"
+    environment = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
     return subprocess.run(
         command, cwd=folder, env=environment, capture_output=True, text=True, timeout=180
     )
@@ -68,6 +80,31 @@ def test_two_ranks_train_together_and_resume(tmp_path):
     done = torchrun(tmp_path, *words, *more)
     assert done.returncode == 0, done.stderr[-3000:]
     assert load_checkpoint(folder / "epoch_2.pth")["loop"]["iter"] == 20
+
+
+def test_three_ranks_add_their_gradients_in_the_same_order_after_a_resume(tmp_path):
+    words = ["trainer.device=cpu", "sinks=none", "trainer.max_iters=4", "data.val=null"]
+    words += ["hooks.checkpoint.by_epoch=false", "hooks.checkpoint.interval=2"]
+    words += ["param_scheduler=none", "trainer.deterministic=true"]
+    whole, resumed = tmp_path / "whole", tmp_path / "resumed"
+    for folder, more in ((whole, []), (resumed, [f"resume={whole}/iter_2.pth"])):
+        done = torchrun(tmp_path, *words, *more, f"hydra.run.dir={folder}", num_ranks=3)
+        assert done.returncode == 0, done.stderr[-3000:]
+    ends = [load_checkpoint(folder / "iter_4.pth") for folder in (whole, resumed)]
+    for name, weight in ends[0]["state_dict"].items():
+        assert torch.equal(weight, ends[1]["state_dict"][name]), name
+
+
+def test_parameters_that_no_rank_uses_are_named_with_what_to_type(tmp_path):
+    words = ["trainer.device=cpu", "sinks=none", "trainer.max_iters=2", "data.val=null"]
+    words += [f"model._target_={__name__}.WithSpareParts"]
+    done = torchrun(tmp_path, *words)
+    assert done.returncode == 1
+    said = next(line for line in done.stderr.splitlines() if line.startswith("hookexp: "))
+    assert "the loss did not depend on spare.weight, spare.bias, and" in said
+    option = said.split()[-1]
+    done = torchrun(tmp_path, *words, option)
+    assert done.returncode == 0, done.stderr[-3000:]
 
 
 def test_two_ranks_prove_that_they_resume(tmp_path):

@@ -186,6 +186,9 @@ def _no_such_key(case: Case) -> str:
     there_are = [str(k) for k in parent if k != "hydra" and str(k)[0] != "_"]
     label = f"{path}.{wrong}" if path else wrong
     owner = path or "the config"
+    if path and not there_are:
+        given = value_given(key, case.overrides)
+        return f"{label}: {path} is empty; to add to it write +{label}={given}"
     hint = f"; to hand a new one to the target write +{label}=" if "_target_" in parent else ""
     hint = f"; another setting of the loader is added by +{label}=" if path == "data" else hint
     near = nearest(wrong, there_are)

@@ -122,6 +122,11 @@ NUM_HOOKS = len([p for p in (conf_dir() / "hooks").iterdir() if p.is_dir()])
         ("--multirum", "--multirum: there is no such flag; did you mean --multirun?"),
         ("-hooks=+ema", "-hooks: there is no such flag"),
         ("-cd", "-cd: needs a value after it"),
+        (
+            "trainer.compile.backend=eager",
+            "trainer.compile.backend: trainer.compile is empty; to add to it write "
+            "+trainer.compile.backend=eager",
+        ),
         ("--config-dir nosuch", "--config-dir nosuch: there is no such folder"),
         ("name=a -m name=b", "flags go before or after the other words, not between: -m name=a"),
         # hooks that cannot be made, told without building anything else
