@@ -180,6 +180,10 @@ class EMAHook(Hook):
     def after_test(self, runner: Runner) -> None:
         self._swap_out()
 
+    def after_run(self, runner: Runner) -> None:
+        """Neither has a test that was given up."""
+        self._swap_out()
+
     def on_exception(self, runner: Runner, error: BaseException) -> None:
         self._swap_out()
 

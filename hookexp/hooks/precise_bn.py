@@ -53,28 +53,52 @@ class PreciseBnHook(Hook):
         self.num_batches = num_batches
         self.interval = interval
         self.validations = 0
+        self._of_training: list[tuple[torch.Tensor, torch.Tensor]] = []
+        """Statistics and what they were before a validation that has not ended."""
 
     def before_train(self, runner: Runner) -> None:
         if not _learning_norms(runner):
             runner.logger.warning("hooks.precise_bn: the model has no batch norm to compute for")
 
+    def before_val(self, runner: Runner) -> None:
+        # At `before_val_epoch` they may be averages that `ema` has swapped in.
+        if self._is_due(runner):
+            found = [s for n in _learning_norms(runner) for s in (n.running_mean, n.running_var)]
+            self._of_training = [(s, s.clone()) for s in found if s is not None]
+
     def before_val_epoch(self, runner: Runner) -> None:
-        if runner.mode != "train":
-            return
         norms = _learning_norms(runner)
-        if norms and self.validations % self.interval == 0:
+        if norms and self._is_due(runner):
             self._compute(runner, norms)
 
     def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
         """A validation that was given up does not count: the resumed run begins it again."""
+        self._of_training = []
         if runner.mode == "train":
             self.validations += 1
+
+    def after_train(self, runner: Runner) -> None:
+        """A validation that was given up has no end of its own."""
+        self._put_back()
+
+    def on_exception(self, runner: Runner, error: BaseException) -> None:
+        self._put_back()
 
     def state_dict(self) -> dict[str, int]:
         return {"validations": self.validations}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
         self.validations = state["validations"]
+
+    def _is_due(self, runner: Runner) -> bool:
+        return runner.mode == "train" and self.validations % self.interval == 0
+
+    @torch.no_grad()
+    def _put_back(self) -> None:
+        """A checkpoint of a validation that was given up holds what training has gathered."""
+        for statistic, before in self._of_training:
+            statistic.copy_(before)
+        self._of_training = []
 
     @torch.no_grad()
     def _compute(self, runner: Runner, norms: list[_BatchNorm]) -> None:

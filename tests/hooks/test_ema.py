@@ -140,6 +140,19 @@ def test_train_then_test_in_one_process_tests_the_average(make_runner):
     assert torch.equal(runner.model.inner.weight, trace.trained[-1]["inner.weight"])
 
 
+def test_a_test_that_is_given_up_puts_the_weights_back(make_runner):
+    class Stop(Hook):
+        def before_test_iter(self, runner, batch_idx, data_batch=None):
+            runner.state.stop("SIGTERM", urgent=True)
+
+    trace = Trace()
+    hooks = {"ema": EMAHook(momentum=0.1), "trace": trace, "stop": Stop()}
+    runner = make_runner(hooks, max_epochs=1, val_size=24)
+    runner.run("train")
+    assert runner.run("test").status == "stopped"
+    assert torch.equal(runner.model.inner.weight, trace.trained[-1]["inner.weight"])
+
+
 def test_a_resume_restores_average_and_weights_exactly(make_runner, tmp_path):
     def hooks():
         return {"ema": EMAHook(momentum=0.1), "checkpoint": CheckpointHook()}

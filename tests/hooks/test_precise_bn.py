@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import copy
+import os
+import signal
+from contextlib import suppress
 
 import pytest
 import torch
@@ -10,6 +13,7 @@ from fakes import Recorder, TinyData, TinyModel, TinyTask
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
+from hookexp.checkpoint.reading import load_checkpoint
 from hookexp.data.loader import BatchStream
 from hookexp.data.sampler import BatchSampler
 from hookexp.errors import ConfigError
@@ -155,6 +159,38 @@ def test_a_validation_that_is_given_up_does_not_count(make_runner, tmp_path):
     rest = run("cut", {"stop": Stop()}, resume="auto")
     assert computed == [1, 3, 1, 1, 3]
     assert all(torch.equal(value, rest[key]) for key, value in whole.items())
+
+
+@pytest.mark.parametrize("update_buffers", [None, False, True])
+@pytest.mark.parametrize("ends_by", ["a signal", "an error"])
+def test_what_is_saved_in_a_validation_are_the_statistics_of_training(
+    make_runner, tmp_path, update_buffers, ends_by
+):
+    class End(Hook):
+        def before_val_iter(self, runner, batch_idx, data_batch=None):
+            if ends_by == "an error":
+                raise RuntimeError("boom")
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    def run(name, hooks):
+        ema = {} if update_buffers is None else {"ema": EMAHook(update_buffers=update_buffers)}
+        saves = CheckpointHook(interval=10, save_on_exception=True)
+        hooks = {**ema, "precise_bn": PreciseBnHook(), "checkpoint": saves, **hooks}
+        runner = make_runner(hooks, work_dir=tmp_path / name, val_size=24, max_epochs=2)
+        with suppress(RuntimeError):
+            runner.run("train")
+        return load_checkpoint(next(runner.work_dir.glob("*.pth")))
+
+    class EndBefore(Hook):
+        def after_train_epoch(self, runner):
+            runner.state.stop("before the validation", urgent=True)
+
+    trained, stopped = run("before", {"end": EndBefore()}), run("inside", {"end": End()})
+    # Averages of statistics have been exchanged for those of the averaged weights.
+    key = "state_dict" if not update_buffers else "ema_state_dict"
+    assert trained[key]["norm.running_mean"].abs().max() > 0
+    for name, value in trained[key].items():
+        assert torch.equal(value, stopped[key][name]), name
 
 
 def test_frozen_batch_norm_keeps_its_statistics(make_runner):
