@@ -19,7 +19,7 @@ from hookexp.hooks.ema import EMAHook
 from hookexp.hooks.optimizer import OptimizerHook
 from hookexp.hooks.param_scheduler import ParamSchedulerHook
 from hookexp.hooks.sampler_seed import DistSamplerSeedHook
-from hookexp.optim.param_schedulers import CosineAnnealingParamScheduler
+from hookexp.optim.param_schedulers import CosineAnnealingParamScheduler, StepParamScheduler
 
 
 class Noisy(TinyModel):
@@ -362,6 +362,70 @@ def test_extending_a_run_stretches_its_schedule(make_runner, tmp_path):
     assert longer.epoch == 4
     assert lrs[0] == pytest.approx(0.05)
     assert lrs == sorted(lrs, reverse=True)
+
+
+class SetsTheLr(Hook):
+    """Writes into the parameter groups and keeps nothing itself."""
+
+    priority = 80  # After the schedulers.
+
+    def __init__(self, point: str) -> None:
+        def set_lr(runner, **kwargs):
+            for group in runner.optim_wrapper.param_groups:
+                group["lr"] *= 0.7
+
+        self._point = point
+        setattr(self, point, set_lr)
+
+    def get_triggered_stages(self):
+        return [self._point]
+
+
+@pytest.mark.parametrize("stop_at", [2, 4])
+@pytest.mark.parametrize("point", ["before_train", "before_train_epoch", "after_train_iter"])
+def test_what_a_hook_makes_of_a_scheduled_value(make_runner, tmp_path, point, stop_at):
+    def run(folder, hooks, **more):
+        step = StepParamScheduler(step_size=1, gamma=0.5, by_epoch=True)
+        torch.manual_seed(0)
+        runner = make_runner(
+            {**parts(), "sets": SetsTheLr(point), **hooks},
+            work_dir=tmp_path / folder,
+            **{**settings(max_epochs=3), "param_schedulers": {"step": step}},
+            **more,
+        )
+        runner.run("train")
+
+    run("whole", {})
+    run("cut", {"stop": StopAt(stop_at)})
+    run("cut", {}, resume="auto")
+    assert_same_run(tmp_path / "whole", tmp_path / "cut", "epoch_3.pth")
+
+
+@pytest.mark.parametrize("change", [{"gamma": 0.1}, {"lr": 0.2}])
+def test_a_schedule_that_was_changed_is_followed_from_the_resume_on(make_runner, tmp_path, change):
+    def run(hooks, lr=0.1, gamma=0.5, **more):
+        used = UsedLr()
+        step = StepParamScheduler(step_size=1, gamma=gamma, by_epoch=True)
+        make_runner(
+            {**parts(), "sets": SetsTheLr("after_train_iter"), "used": used, **hooks},
+            work_dir=tmp_path,
+            lr=lr,
+            **{**settings(max_epochs=3), "param_schedulers": {"step": step}},
+            **more,
+        ).run("train")
+        return used.lrs
+
+    run({"stop": StopAt(4)})
+    lrs = run({}, resume="auto", **change)
+    assert lrs[0] == pytest.approx(change.get("lr", 0.1) * change.get("gamma", 0.5))
+
+
+class UsedLr(Hook):
+    def __init__(self):
+        self.lrs = []
+
+    def before_optim_step(self, runner):
+        self.lrs.append(runner.optim_wrapper.get_lr()["lr"][0])
 
 
 def test_the_weights_alone_start_a_new_run(make_runner, tmp_path):

@@ -6,6 +6,7 @@ state_dict        the model's weights
 beside            what the task, its loss or buffers that are not persistent have changed
 optimizer         optimizers, gradient scaler, gradients of an open window
 param_schedulers  what is not a function of the position
+scheduled         what they have set, and what the parameter groups hold instead
 loop              counters and what comes next
 sampler           what a position in an epoch counts: batch size, seed, ...
 stream            where ready batches of the user's own stand, on each rank
@@ -73,6 +74,7 @@ def collect(runner: Runner, request: SaveRequest) -> dict[str, Any]:
         checkpoint["optimizer"] = _optimizer_state(runner)
     if request.with_param_schedulers:
         checkpoint["param_schedulers"] = runner.param_schedulers.state_dict()
+        checkpoint["scheduled"] = runner.param_schedulers.values()
     return checkpoint
 
 
@@ -241,7 +243,7 @@ def _budget(runner: Runner) -> list[int | None]:
 
 
 def restore_hooks(runner: Runner, checkpoint: Mapping[str, Any]) -> None:
-    """Put back the hooks' states by name, then the generators, last of all.
+    """Put back the hooks' states by name and what they had set, then the generators, last of all.
 
     Raises:
         ConfigError: for a state that its hook does not take.
@@ -257,6 +259,7 @@ def restore_hooks(runner: Runner, checkpoint: Mapping[str, Any]) -> None:
                     f"({type(error).__name__}: {error}); begin it anew with "
                     f"'resume_ignore=[hooks.{entry.name}]'"
                 ) from error
+    runner.param_schedulers.put_back(checkpoint.get("scheduled", {}))
     train_loader = None if runner.train_loop is None else runner.train_loop.dataloader
     for key, loader in (("stream", train_loader), ("val_stream", runner.val_dataloader)):
         states = checkpoint.get(key, ())

@@ -113,6 +113,23 @@ class ParamSchedulers:
         for entry in self._entries:
             entry.update(epoch, optim_steps)
 
+    def values(self) -> dict[str, Any]:
+        """What is scheduled, by entry of the groups, as `put_back` takes it; once it was written.
+
+        Where a hook has changed a value, that is how training goes on until the next one is due.
+        """
+        is_written = self._position is not None
+        return {entry.param_name: entry.values() for entry in self._entries if is_written}
+
+    def put_back(self, values: Mapping[str, Any]) -> None:
+        """Put back what hooks had made of scheduled values.
+
+        Those of a schedule that says something else now than it did are left as it says.
+        """
+        for entry in self._entries:
+            if self._position is not None and entry.param_name in values:
+                entry.put_back(values[entry.param_name])
+
     def update_with_metrics(self, metrics: Mapping[str, float]) -> None:
         """Show an evaluation to the schedulers that follow a metric.
 

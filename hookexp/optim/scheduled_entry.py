@@ -54,6 +54,23 @@ class ScheduledEntry:
         for write, value in zip(self.writes, values, strict=True):
             write(value)
 
+    def values(self) -> dict[str, list[float]]:
+        """What the schedules have `set`, and what the groups hold: hooks may have changed it."""
+        held = [float(_read(g, self.param_name)) for o in self.optimizers for g in o.param_groups]
+        return {"set": self._scheduled(), "held": held}
+
+    def put_back(self, values: Mapping[str, list[float]]) -> None:
+        """Let the groups hold what they held, if the schedules have set the same as then."""
+        if values["set"] == self._scheduled():
+            for write, held in zip(self.writes, values["held"], strict=False):
+                write(held)
+
+    def _scheduled(self) -> list[float]:
+        values = self.flat_bases
+        for apply, counts_epochs in self.maps:
+            values = apply(values, self.epoch if counts_epochs else self.optim_steps)
+        return values
+
     def forget_position(self) -> None:
         """Make the next update write, whatever its position."""
         self.epoch = self.optim_steps = -1
