@@ -146,32 +146,27 @@ class WorkerLoader:
 Loader = MemoryLoader | WorkerLoader | BatchStream
 
 
-def apart(loader: Loader) -> Loader:
-    """A loader of the same batches that can be read in the middle of an epoch of the other.
+def apart(loader: Loader, number: int = 0) -> Iterator[Any]:
+    """The batches of an epoch from its begin, read in the middle of it; see `BatchStream.apart`.
 
-    Nothing that the other reads by moves: neither its sampler nor its workers. What a stream of
+    Nothing that the loader reads by moves: neither its sampler nor its workers. What a stream of
     the user's own draws from the global generators is the caller's to put back.
 
+    Args:
+        number: how many batches of the epoch training has read. An endless one counts over the
+            borders of its rounds, and the batches are those of the present round and the next ones.
+
     Raises:
-        TypeError: for a stream that can be read only once.
+        TypeError: for a stream that cannot be read beside training.
     """
+    if isinstance(loader, BatchStream):
+        return loader.apart(number)
+    sampler = copy.copy(loader.batch_sampler)
+    first = number - number % (len(loader) or 1)
     if isinstance(loader, MemoryLoader):
-        sampler = copy.copy(loader.batch_sampler)
-        return MemoryLoader(loader.dataset, sampler, loader.device, loader.transform)
-    if isinstance(loader, WorkerLoader):
-        sampler = copy.copy(loader.batch_sampler)
-        return WorkerLoader(loader.dataset, sampler, collate_fn=loader._collate)
-    batches = loader.batches
-    if isinstance(batches, DataLoader):
-        # Samplers draw from generators of their own; all but the data itself is copied.
-        shared = {id(batches.dataset): batches.dataset}
-        own = ("generator", "sampler", "batch_sampler")
-        copies = {name: copy.deepcopy(getattr(batches, name), shared) for name in own}
-        batches = copy.copy(batches)
-        vars(batches).update(copies, _iterator=None)
-    elif iter(batches) is batches:
-        raise TypeError(f"{type(batches).__name__} can be read only once")
-    return BatchStream(batches, limit=loader.limit)
+        other = MemoryLoader(loader.dataset, sampler, loader.device, loader.transform)
+        return other.iterate(first)
+    return WorkerLoader(loader.dataset, sampler, collate_fn=loader._collate).iterate(first)
 
 
 def num_batches(loader: Loader) -> int | None:

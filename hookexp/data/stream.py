@@ -28,7 +28,14 @@ import torch
 from torch.utils.data import DataLoader
 
 from hookexp.data import workers
-from hookexp.data.tracking import Position, Stateful, doubts_about, generators_of, tracked
+from hookexp.data.tracking import (
+    Position,
+    Stateful,
+    copy_of,
+    doubts_about,
+    generators_of,
+    tracked,
+)
 from hookexp.seed import rng_state, set_rng_state
 
 logger = logging.getLogger("hookexp")
@@ -130,6 +137,25 @@ class BatchStream:
             self._set_own(state["generators"].get("own", ()))
         if not _is_between(state) or state["source"] is not None:
             self._to_resume = state
+
+    def apart(self, number: int) -> Iterator[Any]:
+        """Batches of copies, which do not move this stream, while it stands before that number.
+
+        They are the next ones of a source that knows where it stands, else another pass; and the
+        same ones in a run that was resumed there, where this stream has yet to be iterated.
+
+        Raises:
+            TypeError: for what can be read only once, or not be copied.
+        """
+        stateful = None if self._tracker is None else self._tracker.stateful
+        other = BatchStream(copy_of(self.batches, stateful), limit=self.limit)
+        state = self.state_dict(number)
+        if stateful is None:
+            other._set_own(state["generators"].get("own", ()))
+            return other.iterate(0)
+        other.endless = self.endless
+        other.load_state_dict(state)
+        return other.iterate(number)
 
     def close(self) -> None:
         """End the workers that a DataLoader keeps from pass to pass."""

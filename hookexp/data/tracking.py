@@ -118,6 +118,37 @@ def tracked(batches: Iterable[Any]) -> tuple[Iterable[Any], Tracker | None]:
     return mine, found
 
 
+def copy_of(batches: Iterable[Any], stateful: Any) -> Iterable[Any]:
+    """The same batches, to be read while the others are: whatever moves on the way is copied.
+
+    Args:
+        stateful: what knows where the batches stand, None if nothing does.
+
+    Raises:
+        TypeError: for what can be read only once, or not be copied.
+    """
+    if stateful is None and not isinstance(batches, DataLoader):
+        if iter(batches) is batches:
+            raise TypeError(f"{type(batches).__name__} can be read only once, by training")
+        return batches
+    try:
+        if not isinstance(batches, DataLoader):
+            return copy.deepcopy(batches)
+        # Samplers may hold the data set, which is copied only if it moves itself.
+        data = batches.dataset
+        names = ("dataset", "generator", "sampler", "batch_sampler")
+        copies = copy.deepcopy(
+            {name: getattr(batches, name) for name in names},
+            {} if stateful is data else {id(data): data},
+        )
+    except Exception as error:
+        what = f"{type(batches).__name__} holds something that cannot be copied ({error})"
+        raise TypeError(f"{what}, so it is read by training alone") from error
+    mine = copy.copy(batches)
+    vars(mine).update(copies, _iterator=None)
+    return mine
+
+
 def generators_of(batches: Iterable[Any]) -> list[torch.Generator]:
     """The generators that a DataLoader and its samplers draw from, where they have their own."""
     found = [getattr(owner, "generator", None) for owner in (batches, *_samplers_of(batches))]

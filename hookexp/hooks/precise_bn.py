@@ -13,7 +13,6 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from hookexp import dist
 from hookexp.data.loader import apart
-from hookexp.data.stream import BatchStream
 from hookexp.errors import ConfigError
 from hookexp.hook import Hook, Priority
 from hookexp.runner import Runner
@@ -27,8 +26,9 @@ class PreciseBnHook(Hook):
     or are averaged by `ema`, they fit no weights at all. Here they are the plain mean, each batch
     counting the same, of the means and (unbiased) variances of the first `num_batches` training
     batches of the current epoch, augmented as in training (Wu and Johnson 2021, Rethinking "batch"
-    in batch norm, arXiv:2105.07576, section 3). A loader of the user's own begins another pass for
-    it, so of one that shuffles they are any `num_batches`.
+    in batch norm, arXiv:2105.07576, section 3). Of a loader of the user's own they are those of
+    another pass, so any `num_batches` if it shuffles; or those that training reads next, if it has
+    a state_dict. Samplers, and what has a state_dict, are copied for it, other data is not.
 
     The new statistics stay, and training goes on moving them with batch norm's own momentum.
     Training itself reads none of them: it normalises by each batch. So weights, generators and the
@@ -107,21 +107,17 @@ class PreciseBnHook(Hook):
         momenta = [norm.momentum for norm in norms]
         counts = [norm.num_batches_tracked for norm in norms]
         try:
-            batches = apart(runner.train_dataloader)
+            batches = apart(runner.train_dataloader, runner.state.batch_in_epoch)
         except TypeError as error:
-            raise ConfigError(f"hooks.precise_bn: data.train: {error}, by training") from None
-        start, num_read = 0, 0
-        if not runner.by_epoch and not isinstance(batches, BatchStream):
-            # An endless loader counts batches over the borders of its epochs.
-            start = runner.state.batch_in_epoch
-            start -= start % (len(batches) or 1)
+            raise ConfigError(f"hooks.precise_bn: data.train: {error}") from None
+        num_read = 0
         for norm in norms:
             # On the host, which reads the count in each forward pass.
             norm.num_batches_tracked = torch.zeros((), dtype=torch.int64)
             norm.momentum = None  # The mean over all batches since the count was 0.
             norm.train()
         try:
-            for data_batch in islice(batches.iterate(start), self.num_batches):
+            for data_batch in islice(batches, self.num_batches):
                 runner.forward_train(data_batch)
                 num_read += 1
         finally:

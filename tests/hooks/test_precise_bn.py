@@ -5,13 +5,14 @@ from __future__ import annotations
 import copy
 import os
 import signal
+import threading
 from contextlib import suppress
 
 import pytest
 import torch
 from fakes import Recorder, TinyData, TinyModel, TinyTask
 from torch import nn
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 from hookexp.checkpoint.reading import load_checkpoint
 from hookexp.data.loader import BatchStream
@@ -222,6 +223,93 @@ def test_a_loader_of_the_users_own_is_read_beside_itself(make_runner):
         runner.run("train")
         orders.append([row[-2] for row in trace.trained])
     assert all(torch.equal(a, b) for a, b in zip(*orders, strict=True))
+
+
+class KnowsItsPlace:
+    """Rows in an order that is another one in each pass, and where in them it stands."""
+
+    def __init__(self, batch_size=8):
+        self.data, self.batch_size = TinyData(24), batch_size
+        self.generator = torch.Generator().manual_seed(3)
+        self.order = None
+
+    def __iter__(self):
+        if self.order is None:
+            self.order = torch.randperm(24, generator=self.generator).tolist()
+        while self.order:
+            rows, self.order = self.order[: self.batch_size], self.order[self.batch_size :]
+            yield self.data[rows if self.batch_size > 1 else rows[0]]
+        self.order = None
+
+    def state_dict(self):
+        return {"order": self.order, "generator": self.generator.get_state()}
+
+    def load_state_dict(self, state):
+        self.order = state["order"]
+        self.generator.set_state(state["generator"])
+
+
+class RowsInPlace(KnowsItsPlace, IterableDataset):
+    def __init__(self):
+        super().__init__(batch_size=1)
+
+
+def shuffled_by_its_own_generator():
+    data, generator = TinyData(24), torch.Generator().manual_seed(0)
+    rows = TensorDataset(data.inputs, data.targets)
+    return DataLoader(rows, batch_size=8, shuffle=True, generator=generator)
+
+
+def rows_in_place():
+    return DataLoader(RowsInPlace(), batch_size=8)
+
+
+@pytest.mark.parametrize("budget", [{"max_epochs": 3}, {"max_iters": 9, "val_interval": 2}])
+@pytest.mark.parametrize("make", [KnowsItsPlace, rows_in_place, shuffled_by_its_own_generator])
+def test_batches_of_the_users_own_are_those_of_a_run_without_it(make_runner, make, budget):
+    """Also where a validation is given up and the resumed run begins it again."""
+
+    class Stop(Hook):
+        def before_val_iter(self, runner, batch_idx, data_batch=None):
+            if runner.iter == 6 and not runner.resumed:
+                runner.state.stop("SIGTERM", urgent=True)
+
+    def run(name, hooks, **more):
+        trace = Trace()
+        saves = CheckpointHook(interval=100)
+        work_dir = tmp_path / name
+        torch.manual_seed(1)
+        hooks = {**hooks, "checkpoint": saves, "trace": trace}
+        runner = make_runner(hooks, work_dir=work_dir, val_size=16, **budget, **more)
+        stream = BatchStream(make(), endless="max_iters" in budget)
+        runner._parts.train_loader = runner.train_loop.dataloader = stream
+        runner.run("train")
+        return trace
+
+    tmp_path = make_runner(max_epochs=1).work_dir.parent
+    plain = run("plain", {})
+    whole = run("whole", {"precise_bn": PreciseBnHook(2)})
+    first = run("cut", {"precise_bn": PreciseBnHook(2), "stop": Stop()})
+    rest = run("cut", {"precise_bn": PreciseBnHook(2)}, resume="auto")
+    for trace in (plain.trained, first.trained + rest.trained):
+        assert len(trace) == 9
+        for row, other in zip(trace, whole.trained, strict=True):
+            assert all(torch.equal(a, b) for a, b in zip(row, other, strict=True))
+    means = [model.norm.running_mean for model in rest.evaluated]
+    expected = [model.norm.running_mean for model in whole.evaluated[-len(means) :]]
+    assert all(torch.equal(a, b) for a, b in zip(means, expected, strict=True))
+
+
+def test_batches_that_cannot_be_copied_are_refused(make_runner):
+    class Holding(KnowsItsPlace):
+        def __init__(self):
+            super().__init__()
+            self.lock = threading.Lock()
+
+    runner = make_runner({"precise_bn": PreciseBnHook()}, max_epochs=1)
+    runner._parts.train_loader = runner.train_loop.dataloader = BatchStream(Holding())
+    with pytest.raises(ConfigError, match=r"precise_bn: data\.train: Holding .*cannot be copied"):
+        runner.run("train")
 
 
 @pytest.mark.parametrize("has_length", [True, False])

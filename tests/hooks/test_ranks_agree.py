@@ -139,10 +139,9 @@ class Statistics(Hook):
                 norm.momentum = None
         if runner.iter == 3:
             model[1] = copy.deepcopy(features[1]).eval()
-        batches = apart(runner.train_dataloader)
-        start = runner.state.batch_in_epoch
+        batches = apart(runner.train_dataloader, runner.state.batch_in_epoch)
         with torch.no_grad():
-            for images, _ in islice(batches.iterate(start - start % len(batches)), 2):
+            for images, _ in islice(batches, 2):
                 model(images)
         self.own.append(model[4].running_mean.clone())
         self.by_hand.append(over_ranks(model[4].running_mean))
