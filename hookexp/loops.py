@@ -65,8 +65,8 @@ class TrainLoop:
             runner.logger.info("this run has ended already; a larger budget would continue it")
         runner.host_time.begin(state.iter, runner.max_iters)
         hooks.before_train(runner)
-        inside_epoch = state.batch_in_epoch > 0
-        if inside_epoch:
+        runner.frozen.note_start()
+        if inside_epoch := state.batch_in_epoch > 0:
             hooks.before_train_epoch(runner)
         runner.restore_hooks()
         snapshot.refuse_states_that_cannot_be_saved(runner)

@@ -18,6 +18,7 @@ from torch.optim import Optimizer
 from hookexp import dist
 from hookexp.checkpoint import snapshot
 from hookexp.checkpoint.beside import Beside
+from hookexp.checkpoint.frozen import Frozen
 from hookexp.checkpoint.loading import load_into, read_start
 from hookexp.checkpoint.store import CheckpointStore
 from hookexp.checkpoint.writer import CheckpointWriter
@@ -84,6 +85,7 @@ class Runner:
             None if parts.test_loader is None else EvalLoop(self, parts.test_loader, "test")
         )
         self.beside = Beside(self.model, self.task)
+        self.frozen = Frozen(self.model)
         self._to_restore: dict[str, Any] = {}
         self._shapes = snapshot.shapes_of(self.model)
         """The weights that a checkpoint of this run may have; hooks may add some in before_run."""

@@ -36,6 +36,7 @@ _LIKELY = {
     "ema_state_dict": "the hook that averages weights does not save all of its state",
     "optimizer": "an optimizer keeps values outside of its state_dict",
     "param_schedulers": "a scheduler's state_dict leaves something out",
+    "frozen": "a hook freezes parameters, or lets them learn, by something that is not saved",
     "loop": "a hook stops the run or changes its counters by something that is not saved",
     "objective": "the validation depends on something that is not saved",
     "hooks": "this hook's state_dict leaves something out, or it has none",
@@ -140,6 +141,8 @@ def _train(cfg: DictConfig, folder: Path, iters: int, resume: Path | None) -> di
     collect_of_hooks(runner, request, state)
     for of_clock_or_disk in ("meta", "message_hub"):
         del state[of_clock_or_disk]
+    # What a hook freezes when training begins may depend on where it begins.
+    del state["frozen"]["at_start"]
     # Which files are kept differs by intent: the resumed run has a folder of its own.
     state["hooks"].pop("checkpoint", None)
     # What is measured when it is logged (speed, memory, ...) is of the machine, not of the run.

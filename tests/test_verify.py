@@ -67,6 +67,13 @@ def test_a_sound_run_is_verified(tmp_path, caplog):
     assert "bit for bit" in caplog.text
 
 
+def test_a_run_whose_parts_begin_to_learn_is_verified(tmp_path, caplog):
+    words = ["+hooks/freeze=default", "hooks.freeze.params=[features]", "hooks.freeze.until_iter=3"]
+    with caplog.at_level("INFO"):
+        verify(tmp_path, *words, "data.num_workers=0")
+    assert "bit for bit" in caplog.text
+
+
 def test_what_hooks_measure_of_the_machine_is_not_compared(tmp_path, caplog):
     words = ["+hooks/memory=default", "+hooks/throughput=default", "hooks.logger.interval=1"]
     with caplog.at_level("INFO"):

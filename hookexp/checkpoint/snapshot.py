@@ -4,6 +4,7 @@ meta              versions, counters, seed, time: what depends on clock or machi
 message_hub       windows of logged scalars (times among them)
 state_dict        the model's weights
 beside            what the task, its loss or buffers that are not persistent have changed
+frozen            which parameters do not learn, now and when training began
 optimizer         optimizers, gradient scaler, gradients of an open window
 param_schedulers  what is not a function of the position
 scheduled         what they have set, and what the parameter groups hold instead
@@ -61,6 +62,7 @@ def collect(runner: Runner, request: SaveRequest) -> dict[str, Any]:
         "meta": meta,
         "state_dict": weights,
         "beside": runner.beside.state_dict(),
+        "frozen": runner.frozen.state_dict(),
         "loop": {**runner.state.state_dict(), "budget": _budget(runner)},
         "sampler": sampler_of(runner),
         "objective": None if runner.objective is None else asdict(runner.objective),
@@ -260,6 +262,8 @@ def restore_hooks(runner: Runner, checkpoint: Mapping[str, Any]) -> None:
                     f"'resume_ignore=[hooks.{entry.name}]'"
                 ) from error
     runner.param_schedulers.put_back(checkpoint.get("scheduled", {}))
+    if "frozen" in checkpoint:
+        runner.frozen.load_state_dict(checkpoint["frozen"])
     train_loader = None if runner.train_loop is None else runner.train_loop.dataloader
     for key, loader in (("stream", train_loader), ("val_stream", runner.val_dataloader)):
         states = checkpoint.get(key, ())
