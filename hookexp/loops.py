@@ -39,7 +39,6 @@ from hookexp.checkpoint import snapshot
 from hookexp.data.loader import num_batches
 from hookexp.errors import ConfigError
 from hookexp.message_hub import scalars_to_floats
-from hookexp.seed import rng_state, set_rng_state
 from hookexp.state import Phase
 from hookexp.stop_together import StopTogether
 
@@ -197,7 +196,7 @@ class EvalLoop:
         """
         runner, task, mode = self.runner, self.runner.task, self.mode
         modes = {module: module.training for module in runner.model.modules()}
-        generators = rng_state()
+        generators = runner.rng_state()
         runner.model.eval()
         try:
             self._call(f"before_{mode}")
@@ -208,7 +207,7 @@ class EvalLoop:
                 for batch_idx, data_batch in batches:
                     self._ranks.look()
                     if runner.state.stop_is_urgent:
-                        set_rng_state(generators)
+                        runner.set_rng_state(generators)
                         return None
                     self.run_iter(batch_idx, data_batch)
             self.metrics = scalars_to_floats(task.compute_metrics())
@@ -217,7 +216,7 @@ class EvalLoop:
             self._call(f"after_{mode}_epoch", metrics=self.metrics)
             self._call(f"after_{mode}")
         except BaseException:
-            set_rng_state(generators)
+            runner.set_rng_state(generators)
             raise
         finally:
             runner.model.train(modes[runner.model])

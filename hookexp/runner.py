@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.optim import Optimizer
 
-from hookexp import dist
-from hookexp.checkpoint import snapshot
+from hookexp import dist, seed
+from hookexp.checkpoint import own_generators, snapshot
 from hookexp.checkpoint.beside import Beside
 from hookexp.checkpoint.frozen import Frozen
 from hookexp.checkpoint.loading import load_into, read_start
@@ -249,6 +249,16 @@ class Runner:
             if wrapper.is_leading(name):
                 self.state.optim_steps += 1
             self.hooks.after_optim_step(self)
+
+    def rng_state(self) -> dict[str, Any]:
+        """The states of all generators, those that the model and the task keep included."""
+        own = own_generators.states_of(self.model, self.task)
+        return {**seed.rng_state(), "own": own}
+
+    def set_rng_state(self, state: Mapping[str, Any]) -> None:
+        """Put back what `rng_state` returned."""
+        own_generators.set_states(self.model, self.task, state.get("own", {}))
+        seed.set_rng_state(dict(state))
 
     def call_hook(self, point: str, **kwargs: Any) -> None:
         """Call a mount point by name; for points that hooks open for other hooks."""

@@ -14,7 +14,7 @@ stream            where ready batches of the user's own stand, on each rank
 val_stream        the same of those to validate on, between two validations
 objective         the best value of the run's metric
 hooks             each hook's state under its config name
-rng               the random number generators of each rank
+rng               the random number generators of each rank, those of model and task included
 ema_state_dict    the raw weights, where a hook has put averages into state_dict
 """
 
@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from hookexp import dist, seed
+from hookexp import dist
 from hookexp.checkpoint.manifest import draws_seed, sampler_of
 from hookexp.checkpoint.plain import ensure_plain
 from hookexp.data.sampler import BatchSampler
@@ -90,7 +90,7 @@ def collect_of_hooks(runner: Runner, request: SaveRequest, checkpoint: dict[str,
         for entry in runner.hooks.entries
         if hasattr(entry.hook, "state_dict")
     }
-    checkpoint["rng"] = dist.gather(seed.rng_state())
+    checkpoint["rng"] = dist.gather(runner.rng_state())
 
 
 def _state_of(entry: HookEntry) -> Any:
@@ -274,7 +274,7 @@ def restore_hooks(runner: Runner, checkpoint: Mapping[str, Any]) -> None:
         state = dict(saved[dist.rank()])
         if "cuda" in state:
             state["cuda"] = state["cuda"][: torch.cuda.device_count()]
-        seed.set_rng_state(state)
+        runner.set_rng_state(state)
 
 
 def _differences(given: Mapping[str, str], wanted: Mapping[str, str]) -> list[str]:

@@ -158,7 +158,9 @@ def generators_of(batches: Iterable[Any]) -> list[torch.Generator]:
 
 def own_generators_of(dataset: Any) -> str:
     """Why the samples of a map-style data set may not be those of before; empty if they are."""
-    own = [n for n, value in getattr(dataset, "__dict__", {}).items() if isinstance(value, _KINDS)]
+    own = [
+        n for n, value in getattr(dataset, "__dict__", {}).items() if isinstance(value, GENERATORS)
+    ]
     if not own:
         return ""
     return (
@@ -168,7 +170,7 @@ def own_generators_of(dataset: Any) -> str:
     )
 
 
-_KINDS = (torch.Generator, random.Random, np.random.Generator, np.random.RandomState)
+GENERATORS = (torch.Generator, random.Random, np.random.Generator, np.random.RandomState)
 
 
 def doubts_about(batches: Iterable[Any], is_stateful: bool) -> str:

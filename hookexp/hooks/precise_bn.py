@@ -16,7 +16,6 @@ from hookexp.data.loader import apart
 from hookexp.errors import ConfigError
 from hookexp.hook import Hook, Priority
 from hookexp.runner import Runner
-from hookexp.seed import rng_state, set_rng_state
 
 
 class PreciseBnHook(Hook):
@@ -103,7 +102,7 @@ class PreciseBnHook(Hook):
     @torch.no_grad()
     def _compute(self, runner: Runner, norms: list[_BatchNorm]) -> None:
         assert runner.train_dataloader is not None
-        generators = rng_state()
+        generators = runner.rng_state()
         momenta = [norm.momentum for norm in norms]
         counts = [norm.num_batches_tracked for norm in norms]
         try:
@@ -124,7 +123,7 @@ class PreciseBnHook(Hook):
             for norm, momentum, count in zip(norms, momenta, counts, strict=True):
                 norm.momentum, norm.num_batches_tracked = momentum, count
                 norm.eval()
-            set_rng_state(generators)
+            runner.set_rng_state(generators)
         if num_read == 0:
             raise ConfigError(
                 "hooks.precise_bn: data.train gave no batch when it was read beside training; "

@@ -1,0 +1,80 @@
+"""Random number generators that modules of the model and the task keep as attributes."""
+
+from __future__ import annotations
+
+import logging
+import random
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from hookexp import dist
+from hookexp.data.tracking import GENERATORS
+from hookexp.task import Task
+
+logger = logging.getLogger("hookexp")
+
+
+def states_of(model: nn.Module, task: Task) -> dict[str, Any]:
+    """Kind and state of each, in plain types; a task's are its own and those of its modules."""
+    return {name: [_kind(g), _state(g)] for name, g in _generators(model, task)}
+
+
+def set_states(model: nn.Module, task: Task, states: Mapping[str, Any]) -> None:
+    """Put back what `states_of` returned; of what is no more one line says that it begins anew."""
+    generators = dict(_generators(model, task))
+    for name, (kind, state) in states.items():
+        if name in generators and _kind(generators[name]) == kind:
+            _set_state(generators[name], state)
+        else:
+            logger.warning(
+                "%s is not the generator that it was in the checkpoint, and begins anew", name
+            )
+
+
+def _generators(model: nn.Module, task: Task) -> Iterator[tuple[str, Any]]:
+    owners: list[tuple[str, Any]] = [("task", task)]
+    parts = {"model": dist.unwrap(model)}
+    parts |= {f"task.{n}": part for n, part in vars(task).items() if isinstance(part, nn.Module)}
+    for prefix, part in parts.items():
+        owners += [(f"{prefix}.{name}".rstrip("."), m) for name, m in part.named_modules()]
+    for path, owner in owners:
+        for name, value in vars(owner).items():
+            if isinstance(value, GENERATORS):
+                yield f"{path}.{name}", value
+
+
+def _kind(generator: Any) -> str:
+    if isinstance(generator, np.random.Generator):
+        return type(generator.bit_generator).__name__
+    device = generator.device.type if isinstance(generator, torch.Generator) else "cpu"
+    return f"{type(generator).__name__} {device}"
+
+
+def _state(generator: Any) -> Any:
+    if isinstance(generator, torch.Generator):
+        return generator.get_state()
+    if isinstance(generator, random.Random):
+        return generator.getstate()
+    if isinstance(generator, np.random.Generator):
+        return _plain(generator.bit_generator.state)
+    return _plain(generator.get_state(legacy=False))
+
+
+def _set_state(generator: Any, state: Any) -> None:
+    if isinstance(generator, random.Random):
+        generator.setstate(state)
+    elif isinstance(generator, np.random.Generator):
+        generator.bit_generator.state = state
+    else:
+        generator.set_state(state)
+
+
+def _plain(state: Any) -> Any:
+    """With lists of numbers for arrays, which NumPy takes back."""
+    if isinstance(state, Mapping):
+        return {key: _plain(value) for key, value in state.items()}
+    return state.tolist() if isinstance(state, (np.ndarray, np.generic)) else state
