@@ -5,6 +5,7 @@ message_hub       windows of logged scalars (times among them)
 state_dict        the model's weights
 beside            what the task, its loss or buffers that are not persistent have changed
 frozen            which parameters do not learn, now and when training began
+buffers           those that ranks have different values of
 optimizer         optimizers, gradient scaler, gradients of an open window
 param_schedulers  what is not a function of the position
 scheduled         what they have set, and what the parameter groups hold instead
@@ -30,6 +31,7 @@ import torch
 from torch import Tensor, nn
 
 from hookexp import dist
+from hookexp.checkpoint import rank_buffers
 from hookexp.checkpoint.manifest import draws_seed, sampler_of
 from hookexp.checkpoint.plain import ensure_plain
 from hookexp.data.sampler import BatchSampler
@@ -67,6 +69,8 @@ def collect(runner: Runner, request: SaveRequest) -> dict[str, Any]:
         "sampler": sampler_of(runner),
         "objective": None if runner.objective is None else asdict(runner.objective),
     }
+    if runner.world_size > 1:
+        checkpoint["buffers"] = rank_buffers.state_of(runner.model)
     loader = None if runner.train_loop is None else runner.train_loop.dataloader
     if isinstance(loader, BatchStream):
         checkpoint["stream"] = dist.gather(loader.state_dict(runner.state.batch_in_epoch))
@@ -218,6 +222,8 @@ def restore_run(runner: Runner, checkpoint: Mapping[str, Any]) -> None:
     runner.message_hub.load_state_dict(checkpoint["message_hub"])
     if "beside" in checkpoint:
         runner.beside.load_state_dict(checkpoint["beside"])
+    if "buffers" in checkpoint:
+        rank_buffers.load_state(runner.model, checkpoint["buffers"])
     saved = checkpoint["objective"]
     if (
         runner.objective is not None

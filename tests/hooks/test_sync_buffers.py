@@ -47,24 +47,62 @@ RUNS = {
 """Two runs of the real config, and the mount point at which each has to synchronise."""
 
 
+RESUMED = {
+    "inside a window": (4, "trainer.val_interval=5", "hooks.optimizer.cumulative_iters=3"),
+    "at a validation": (3, "trainer.val_interval=3"),
+}
+"""Where a run is stopped that goes on afterwards, and what it is a run of."""
+
+
+class Stop(Hook):
+    def __init__(self, iteration):
+        self.iteration = iteration
+
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+        if runner.iter + 1 == self.iteration:
+            runner.state.stop("told to", urgent=True)
+
+
 def train_as(rank, folder):
-    """Both runs as one of two ranks; leaves what its buffers were before and after the hook."""
+    """All runs as one of two ranks; leaves what its buffers were before and after the hook."""
     torch.set_num_threads(1)
     td.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
     for point in RUNS:
         train_until_synced(point, Path(folder) / f"{point}_{rank}")
+    for name, (stop, *words) in RESUMED.items():
+        cut, words = (
+            Path(folder) / f"{name} cut",
+            [*words, "trainer.max_iters=6", "trainer.limit_val_batches=1"],
+        )
+        whole = train(words, Path(folder) / f"{name} whole")
+        train(words, cut, Stop(stop))
+        resumed = train([*words, "resume=auto"], cut)
+        torch.save([whole, resumed], Path(folder) / f"{name}_{rank}.pt")
     of_this_rank = [torch.tensor([rank + 5]), torch.tensor(float(rank)), torch.tensor(rank == 0)]
     sync_buffers._average_over_ranks(of_this_rank)
     torch.save(of_this_rank, Path(folder) / f"kinds_{rank}.pt")
     dist.close()
 
 
-def train_until_synced(point, work_dir):
-    work_dir.mkdir()
-    words = ["trainer.device=cpu", "sinks=none", "model.width=4", "data.batch_size=256"]
+def build(words, work_dir):
+    work_dir.mkdir(exist_ok=True)
+    small = ["trainer.device=cpu", "sinks=none", "model.width=4", "data.batch_size=256"]
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        cfg = compose("config", overrides=["hooks=+sync_buffers", *words, *RUNS[point]])
-    runner = build_runner(cfg, work_dir)
+        cfg = compose("config", overrides=["hooks=+sync_buffers", *small, *words])
+    return build_runner(cfg, work_dir)
+
+
+def train(words, work_dir, *hooks):
+    """The weights and the metrics at the end."""
+    runner = build(words, work_dir)
+    for hook in hooks:
+        runner.register_hook(hook)
+    metrics = runner.run("train").metrics
+    return {**dist.unwrap(runner.model).state_dict(), "metrics": metrics}
+
+
+def train_until_synced(point, work_dir):
+    runner = build(RUNS[point], work_dir)
     probes = [Buffers(True, [point]), Buffers(False, [point])]
     for number, probe in enumerate(probes):
         runner.register_hook(probe, name=f"probe_{number}")
@@ -91,7 +129,7 @@ def assert_averaged(ranks):
     assert differed, "the ranks never saw different data, so this shows nothing"
 
 
-def test_two_ranks_have_the_mean_after_each_epoch_or_before_a_validation(tmp_path):
+def test_two_ranks_have_the_mean_also_of_a_run_that_was_resumed(tmp_path):
     mp.start_processes(train_as, (str(tmp_path),), nprocs=2, start_method="spawn")
     for point in RUNS:
         ranks = [torch.load(tmp_path / f"{point}_{rank}" / "buffers.pt") for rank in range(2)]
@@ -103,6 +141,12 @@ def test_two_ranks_have_the_mean_after_each_epoch_or_before_a_validation(tmp_pat
         assert len(ours) > 4
         for one, two in zip(ours, theirs, strict=True):
             assert torch.equal(one, two), "only a last step's batches are averaged"
+    for name in RESUMED:
+        for rank in range(2):
+            whole, resumed = torch.load(tmp_path / f"{name}_{rank}.pt")
+            assert whole.pop("metrics") == resumed.pop("metrics"), name
+            for key, value in whole.items():
+                assert torch.equal(value, resumed[key]), (name, key)
     for rank in range(2):
         integer, number, flag = torch.load(tmp_path / f"kinds_{rank}.pt")
         assert (integer.item(), number.item(), flag.item()) == (5, 0.5, True)
