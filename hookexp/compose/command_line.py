@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,8 +37,10 @@ class CommandLine:
 
         Raises:
             ConfigError: for an override written like a flag, for overrides on both sides of a
-                flag, a set that is given twice, or a config folder that is not there.
+                flag, a set that is given twice or in several words, or a config folder that is
+                not there.
         """
+        _check_edits(words)
         flags: list[str] = []
         blocks: list[list[str]] = [[]]
         config_dir = None
@@ -86,6 +89,34 @@ class CommandLine:
                 are_edits = all(SetEdits.matches(o) and "," not in o for o in options)
                 together = f": {group}={''.join(options)}" if are_edits else ""
                 raise ConfigError(f"{typed}: give {group}= once{together}")
+
+
+def _check_edits(words: Sequence[str]) -> None:
+    """Refuse `hooks=+ema, -logger`: a space parts what is one word."""
+    for number, word in enumerate(words):
+        group, _, edits = word.partition("=")
+        if group not in SETS or not (SetEdits.matches(edits) or edits == ""):
+            continue
+        typed = [word]
+        for other in words[number + 1 :]:
+            is_edit = re.fullmatch(r"[+,-][\w/,+-]*", other) and not _is_flag(other)
+            is_name = re.fullmatch(r"[\w/]+,?", other) and typed[-1][-1] in "=+-,"
+            if not (is_edit or is_name):
+                break
+            typed.append(other)
+        if len(typed) > 1:
+            names = re.findall(r",*([+-]?),*([\w/]+)", "".join(typed).partition("=")[2])
+            signed = [f"{sign or '+'}{name}" for sign, name in names]
+            sweep = {"-m", "--multirun"}.intersection(words)
+            apart = f"; for a run with each: -m {group}={','.join(signed)}" if sweep else ""
+            raise ConfigError(
+                f"{' '.join(typed)}: all edits of a set are one word: "
+                f"{group}={''.join(signed)}{apart}"
+            )
+
+
+def _is_flag(word: str) -> bool:
+    return word in _SHORT or word in _TAKES_FOLDER or word in _TAKES_VALUE
 
 
 def _check_flag(flag: str, value: str) -> None:

@@ -43,10 +43,11 @@ def claim_run_folder(cfg: DictConfig) -> None:
     """Settle `hydra.run.dir`: as given, or a new folder that no other process has.
 
     Raises:
-        ConfigError: for a folder that cannot be written, or that holds a run already.
+        ConfigError: for a folder that is empty text, that cannot be written, or that holds a run
+            already.
     """
     if _is_given("hydra.run.dir", cfg):
-        folder = Path(str(cfg.hydra.run.dir))
+        folder = _given(str(cfg.hydra.run.dir), "hydra.run.dir")
         refuse_used(folder, cfg)
         _make(folder, "hydra.run.dir")
         return
@@ -56,7 +57,7 @@ def claim_run_folder(cfg: DictConfig) -> None:
 def claim_sweep_folder(cfg: DictConfig) -> None:
     """Settle `hydra.sweep.dir` in the same way; a given one may be one of before."""
     if _is_given("hydra.sweep.dir", cfg):
-        _make(Path(str(cfg.hydra.sweep.dir)), "hydra.sweep.dir")
+        _make(_given(str(cfg.hydra.sweep.dir), "hydra.sweep.dir"), "hydra.sweep.dir")
         return
     folder = _claim(Path(str(cfg.hydra.sweep.dir)), "hydra.sweep.dir")
     cfg.hydra.sweep.dir = str(folder)
@@ -105,6 +106,12 @@ def _is_given(key: str, cfg: DictConfig) -> bool:
     return any(
         str(override).lstrip("+").startswith(f"{key}=") for override in cfg.hydra.overrides.hydra
     )
+
+
+def _given(folder: str, key: str) -> Path:
+    if not folder.strip():
+        raise ConfigError(f"{key}=: is empty; give a folder, or {key}=. for the current one")
+    return Path(folder)
 
 
 def _make(folder: Path, key: str) -> None:

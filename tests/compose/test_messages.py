@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -108,9 +109,11 @@ NUM_HOOKS = len([p for p in (conf_dir() / "hooks").iterdir() if p.is_dir()])
         # how it is written
         ("+hooks=+ema", "+hooks: the sign stands after the equals sign: hooks=+NAME, hooks=-NAME"),
         ("hooks=+ema,", "hooks=+ema,: all edits of a set are one word: hooks=+ema"),
-        ("hooks=+ema +early_stopping", "+early_stopping: what is added or taken away is one word"),
-        ("hooks=+ema -logger", "-logger: there is no such flag; what is taken away stands in the "
-         "same word as what is added: hooks=+NAME-logger"),
+        ("hooks=+ema seed=1 +grad_norm", "+grad_norm: what is added or taken away is one word"),
+        ("hooks=+ema seed=1 -logger", "-logger: there is no such flag; what is taken away stands "
+         "in the same word as what is added: hooks=+NAME-logger"),
+        ("hydra.run.dir=", "hydra.run.dir=: is empty; give a folder, or hydra.run.dir=. for the "),
+        ("-m hydra.sweep.dir= seed=1,2", "hydra.sweep.dir=: is empty; give a folder, or hydra.sw"),
         ("--cfg=jobs", "--cfg jobs: use one of job, hydra, all"),
         ("trainer.max_epochs = 20", "'trainer.max_epochs': not of the form KEY=VALUE; write it as "
                                     "one word, without spaces: trainer.max_epochs=20"),
@@ -200,6 +203,35 @@ def test_a_space_inside_of_a_word(cli: Callable[..., Any], word: str) -> None:
     answer = cli(word)
     assert answer.code == 1
     assert answer.message.endswith(": all edits of a set are one word: hooks=+ema-logger")
+
+
+@pytest.mark.parametrize(
+    ("words", "together"),
+    [
+        ("hooks=+ema -logger", "hooks=+ema-logger"),
+        ("hooks=+ema, -logger", "hooks=+ema-logger"),
+        ("hooks=+ema , -logger", "hooks=+ema-logger"),
+        ("hooks=+ema ,-logger", "hooks=+ema-logger"),
+        ("hooks=+ema, early_stopping -logger", "hooks=+ema+early_stopping-logger"),
+        ("hooks=+ema/swa + grad_norm", "hooks=+ema/swa+grad_norm"),
+        ("hooks= +ema", "hooks=+ema"),
+        ("sinks=-jsonl +wandb", "sinks=-jsonl+wandb"),
+    ],
+)
+def test_edits_of_a_set_in_several_words(
+    cli: Callable[..., Any], words: str, together: str
+) -> None:
+    message = f"hookexp: {words}: all edits of a set are one word: {together}"
+    assert cli("seed=1", *words.split(" "), "trainer.device=cpu").message == message
+    if "," in words:
+        apart = re.sub(r"(\w)([+-])", r"\1,\2", together)
+        message += f"; for a run with each: -m {apart}"
+        assert cli("-m", *words.split(" ")).message == message
+
+
+def test_a_flag_after_a_set_is_a_flag(cli: Callable[..., Any]) -> None:
+    answer = cli("hooks=+ema", "-c", "job")
+    assert (answer.code, "EMAHook" in answer.out) == (0, True)
 
 
 @pytest.fixture
