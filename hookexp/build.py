@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from hookexp import dist
-from hookexp.build_data import build_loader, plain
+from hookexp.build_data import build_loaders, plain
 from hookexp.build_model import across_ranks, build_model, compiled_step, set_numerics
 from hookexp.build_optim import build_optim_wrapper
 from hookexp.checkpoint.loading import Start, read_start
@@ -30,7 +30,7 @@ from hookexp.compose.typed import words_of_a_training, words_of_an_evaluation
 from hookexp.data.prefetch import Prefetcher
 from hookexp.device import autocast, batch_placer, make_current, resolve_device
 from hookexp.errors import ConfigError
-from hookexp.hook import Mode
+from hookexp.hook import Hook, Mode
 from hookexp.hook_list import HookList
 from hookexp.hooks.checkpoint import CheckpointHook
 from hookexp.optim.param_schedulers import ParamSchedulers
@@ -61,10 +61,7 @@ def build_runner(cfg: DictConfig, work_dir: Path, splits: tuple[Mode, ...] | Non
     Raises:
         ConfigError: for anything in the config that cannot work, naming its path.
     """
-    dist.init()
-    work_dir = Path(dist.broadcast(str(work_dir)))
-    if dist.rank() > 0:
-        logging.getLogger("hookexp").setLevel(logging.WARNING)
+    work_dir = _join_ranks(work_dir)
     settings = settings_of(cfg)
     check_paths(cfg)
     check_ignored_names(cfg.resume_ignore)
@@ -74,13 +71,11 @@ def build_runner(cfg: DictConfig, work_dir: Path, splits: tuple[Mode, ...] | Non
     hooks = build_hooks(cfg)
     sinks = _build_sinks(cfg)
     task = _build_task(cfg)
-    schedulers = ParamSchedulers(
-        {
-            name: instantiate(node, f"param_scheduler.{name}")
-            for name, node in nodes_of(cfg, "param_scheduler")
-        }
-    )
+    schedulers = _build_schedulers(cfg)
     objective = _check_metrics(settings, hooks, schedulers, task)
+    splits = splits or _SPLITS[cfg.mode]
+    if "train" in splits:
+        _tell_if_nothing_trains(hooks, task)
     device = resolve_device(settings.device, dist.local_rank())
     make_current(device)
     set_numerics(settings)
@@ -88,18 +83,14 @@ def build_runner(cfg: DictConfig, work_dir: Path, splits: tuple[Mode, ...] | Non
     model = build_model(cfg, settings, device)
     optim_wrapper = build_optim_wrapper(cfg, settings, device, model)
     start = start or _read_loaded(cfg, model)
-    if start is not None and not any("after_load_checkpoint" in e.stages for e in hooks.entries):
-        # Before any data is loaded, where no hook may still rename what the checkpoint holds.
-        refuse_other_model(model, start.checkpoint, start.path)
-    splits = splits or _SPLITS[cfg.mode]
-    loaders = {split: build_loader(cfg.data, split, settings, device, seed) for split in splits}
+    _refuse_other_start(start, model, hooks)
+    loaders = build_loaders(cfg.data, splits, settings, device, seed)
     # Training begins with generators that do not depend on what building model and data drew.
     seed_everything(derive_seed(seed, 1 + dist.rank()))
     place = batch_placer(device, settings.channels_last)
     parts = Parts(
         settings=settings,
         work_dir=work_dir,
-        experiment_name=str(cfg.name),
         seed=seed,
         device=device,
         hooks=hooks,
@@ -116,16 +107,32 @@ def build_runner(cfg: DictConfig, work_dir: Path, splits: tuple[Mode, ...] | Non
         val_loader=loaders.get("val"),
         test_loader=loaders.get("test"),
         objective=objective,
-        resume=cfg.resume,
-        load_from=cfg.load_from,
-        load_from_trusted=cfg.load_from_trusted,
-        resume_ignore=tuple(cfg.resume_ignore),
         start=start,
-        cfg=masked(plain(cfg)),
-        words_of_a_training=words_of_a_training(),
-        words_of_an_evaluation=words_of_an_evaluation(cfg),
+        **_as_given(cfg),
     )
     return Runner(parts)
+
+
+def _join_ranks(work_dir: Path) -> Path:
+    """Become one of the run's processes; returns the folder of them all."""
+    dist.init()
+    if dist.rank() > 0:
+        logging.getLogger("hookexp").setLevel(logging.WARNING)
+    return Path(dist.broadcast(str(work_dir)))
+
+
+def _as_given(cfg: DictConfig) -> dict[str, Any]:
+    """The parts of a run that are values of the config, or what was typed for it."""
+    return {
+        "experiment_name": str(cfg.name),
+        "resume": cfg.resume,
+        "load_from": cfg.load_from,
+        "load_from_trusted": cfg.load_from_trusted,
+        "resume_ignore": tuple(cfg.resume_ignore),
+        "cfg": masked(plain(cfg)),
+        "words_of_a_training": words_of_a_training(),
+        "words_of_an_evaluation": words_of_an_evaluation(cfg),
+    }
 
 
 def summary_of_finished_run(cfg: DictConfig, work_dir: Path) -> Summary | None:
@@ -151,6 +158,27 @@ def build_hooks(cfg: DictConfig) -> HookList:
     hooks.check_method_names()
     hooks.check_contracts()
     return hooks
+
+
+def _tell_if_nothing_trains(hooks: HookList, task: Task) -> None:
+    """Warn of a training in which nobody says that it steps; hooks made elsewhere cannot say."""
+    may_step = any(not isinstance(hook, Hook) for hook in hooks)
+    if hooks.that_train() or task.trains or may_step or dist.rank() > 0:
+        return
+    logging.getLogger("hookexp").warning(
+        "hooks: none of this run steps the optimizer, so the weights stay as they are; keep "
+        "hooks.optimizer (no hooks=none, no hooks=-optimizer), or write trains = True in the class "
+        "of the hook or task of yours that steps"
+    )
+
+
+def _build_schedulers(cfg: DictConfig) -> ParamSchedulers:
+    return ParamSchedulers(
+        {
+            name: instantiate(node, f"param_scheduler.{name}")
+            for name, node in nodes_of(cfg, "param_scheduler")
+        }
+    )
 
 
 def _build_sinks(cfg: DictConfig) -> SinkList:
@@ -204,6 +232,13 @@ def _read_loaded(cfg: DictConfig, model: nn.Module) -> Start | None:
         return None
     own = CheckpointStore(Path())
     return read_start(None, cfg.load_from, own, model, cfg.load_from_trusted)
+
+
+def _refuse_other_start(start: Start | None, model: nn.Module, hooks: HookList) -> None:
+    """Before any data is loaded, where no hook may still rename what the checkpoint holds."""
+    may_rename = any("after_load_checkpoint" in entry.stages for entry in hooks.entries)
+    if start is not None and not may_rename:
+        refuse_other_model(model, start.checkpoint, start.path)
 
 
 def _seed(cfg: DictConfig, start: Start | None) -> int:

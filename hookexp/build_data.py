@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import logging
 import re
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -25,7 +26,7 @@ from hookexp.data.loader import (
 )
 from hookexp.data.sampler import BatchSampler
 from hookexp.data.stream import BatchStream
-from hookexp.data.tracking import own_generators_of
+from hookexp.data.tracking import doubts_about_shares, own_generators_of
 from hookexp.errors import ConfigError
 from hookexp.hook import Mode
 from hookexp.settings import TrainerSettings
@@ -40,15 +41,39 @@ _SET_HERE = (
 """Arguments of torch's DataLoader that are not a config's to set, or that a sampler of ours has."""
 
 
-def build_loader(
-    data: DictConfig, split: Mode, settings: TrainerSettings, device: torch.device, seed: int
-) -> Loader | None:
-    """The loader of one split; None if the config has no data for it."""
-    if data.get(split) is None:
-        return None
-    path = f"data.{split}"
+def build_loaders(
+    data: DictConfig,
+    splits: Sequence[Mode],
+    settings: TrainerSettings,
+    device: torch.device,
+    seed: int,
+) -> dict[Mode, Loader]:
+    """The loaders of those of the splits that the config has data for.
+
+    Raises:
+        ConfigError: naming the setting, for one that cannot be, or that training data of this
+            kind would not heed.
+    """
     whole_number(data, "num_workers", 0, "data.")
-    source = instantiate(data[split], path)
+    given = [split for split in splits if data.get(split) is not None]
+    sources = {split: instantiate(data[split], f"data.{split}") for split in given}
+    if "train" in sources and data.get("collate_fn") is not None:
+        _refuse_unused_collate(sources)
+    return {
+        split: _loader(data, split, source, settings, device, seed)
+        for split, source in sources.items()
+    }
+
+
+def _loader(
+    data: DictConfig,
+    split: Mode,
+    source: Any,
+    settings: TrainerSettings,
+    device: torch.device,
+    seed: int,
+) -> Loader:
+    path = f"data.{split}"
     training = split == "train"
     endless = training and not settings.by_epoch
     options = _loader_options(data)
@@ -169,10 +194,24 @@ def _refuse_memory_options(options: dict[str, Any], source: Any, path: str) -> N
             )
 
 
+def _refuse_unused_collate(sources: Mapping[Mode, Any]) -> None:
+    """A function for lists of samples where no data gives any; other splits may give some."""
+    if any(is_sample_dataset(s) and not isinstance(s, InMemory) for s in sources.values()):
+        return
+    train = sources["train"]
+    does = "makes whole batches by get_batch" if isinstance(train, InMemory) else "gives batches"
+    raise ConfigError(
+        "data.collate_fn: is called with lists of samples, and data.train "
+        f"({type(train).__name__}) {does} itself: collate there and leave data.collate_fn out, or "
+        "let it give single samples"
+    )
+
+
 def _stream(source: Any, endless: bool, limit: int | None, training: bool) -> BatchStream:
     stream = BatchStream(source, endless, limit)
     if training:
         _tell_doubts(stream.doubts())
+        _tell_doubts(doubts_about_shares(source, dist.world_size()))
     return stream
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from torch import Tensor, nn
 
@@ -24,6 +24,8 @@ class Task(ABC):
 
     metric_names: Sequence[str] = ()
     """The names `compute_metrics` will return, known before the first batch."""
+    trains: ClassVar[bool] = False
+    """Whether `train_step` steps the optimizers itself, for a run without the optimizer hook."""
 
     def setup(self, runner: Runner) -> None:
         """Called once, when model and device are known: move losses and metrics there."""

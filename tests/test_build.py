@@ -8,18 +8,20 @@ import random
 import numpy as np
 import pytest
 import torch
-from fakes import TinyData
+from fakes import TinyData, TinyTask
 from hydra import compose, initialize_config_dir
-from torch.utils.data import DataLoader, Dataset, IterableDataset
+from torch.utils.data import DataLoader, Dataset, DistributedSampler, IterableDataset
 
 import hookexp.app  # noqa: F401  (registers the plugins)
 from hookexp.build import build_hooks, build_runner
+from hookexp.build_data import build_loaders
 from hookexp.compose.conf_dir import conf_dir
 from hookexp.compose.isolation import restored_process_state
 from hookexp.compose.typed import drop_keys_of_the_old_target, words_of_an_evaluation
 from hookexp.data.loader import BatchStream, MemoryLoader, WorkerLoader
 from hookexp.errors import ConfigError
 from hookexp.hook import Hook
+from hookexp.settings import TrainerSettings
 
 HERE = __name__
 
@@ -161,6 +163,57 @@ def test_what_cannot_collate_is_refused(tmp_path, given, message):
         build_runner(tiny(f"+data.collate_fn={given}"), tmp_path)
 
 
+class Sharded(Stream):
+    shards_itself = True
+
+
+def by_sampler():
+    sampler = DistributedSampler(BySample(), num_replicas=2, rank=0)
+    return DataLoader(BySample(), batch_size=3, sampler=sampler)
+
+
+@pytest.mark.parametrize(
+    ("train", "ranks", "told"),
+    [
+        ("Stream", 2, "each of the 2 ranks reads all of Stream, unless it gives a rank its share"),
+        ("ready_batches", 2, "each of the 2 ranks reads all of BySample"),
+        ("Stream", 1, ""),
+        ("Sharded", 2, ""),
+        ("by_sampler", 2, ""),
+        ("BySample", 2, ""),
+    ],
+)
+def test_a_stream_that_every_rank_reads_whole_is_told(monkeypatch, caplog, train, ranks, told):
+    monkeypatch.setattr("hookexp.build_data.dist.world_size", lambda: ranks)
+    with caplog.at_level("WARNING"):
+        build_loaders(
+            tiny(train=train).data, ["train", "val"], TrainerSettings(), torch.device("cpu"), 0
+        )
+    said = [message for message in caplog.messages if "ranks reads all" in message]
+    assert len(said) == bool(told)
+    assert all(message.startswith(f"data.train: {told}") for message in said)
+
+
+@pytest.mark.parametrize(
+    ("train", "does"),
+    [
+        ("InMemory", r"\(InMemory\) makes whole batches by get_batch itself"),
+        ("ready_batches", r"\(DataLoader\) gives batches itself"),
+    ],
+)
+def test_a_collate_fn_that_would_never_be_called_is_refused(tmp_path, train, does):
+    words = f"+data.collate_fn={{_target_: {HERE}.inputs_first, _partial_: true}}"
+    cfg = tiny(words, "param_scheduler=none", train=train, val=train)
+    with pytest.raises(ConfigError, match=rf"^data\.collate_fn: is called with .*{does}: collate"):
+        build_runner(cfg, tmp_path)
+    cfg = tiny(words, "param_scheduler=none", "trainer.max_epochs=1", train=train)
+    build_runner(cfg, tmp_path).run("train")  # The validation's is called.
+
+
+class InMemory(TinyData):
+    """A data set that makes whole batches."""
+
+
 def test_data_without_a_batch_size(tmp_path):
     cfg = tiny()
     ready, by_sample = ({"_target_": f"{HERE}.{name}"} for name in ("ready_batches", "BySample"))
@@ -181,6 +234,44 @@ def test_a_run_by_iterations_over_a_stream(tmp_path):
     runner = build_runner(cfg, tmp_path)
     runner.run("train")
     assert runner.iter == 7
+
+
+class StepsItself(TinyTask):
+    trains = True
+
+
+class Steps(Hook):
+    trains = True
+
+
+class StepsElsewhere:
+    """A hook of another framework."""
+
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+        """Would step here."""
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["hooks=none"], 1),
+        (["hooks=-optimizer", f"+hooks.mine._target_={HERE}.Late"], 1),
+        (["hooks=default"], 0),
+        (["hooks/optimizer=sam"], 0),
+        (["hooks=-optimizer", f"task._target_={HERE}.StepsItself"], 0),
+        (["hooks=-optimizer", f"+hooks.mine._target_={HERE}.Steps"], 0),
+        (["hooks=-optimizer", f"+hooks.mine._target_={HERE}.StepsElsewhere"], 0),
+        (["hooks=none", "mode=val"], 0),
+    ],
+)
+def test_a_training_in_which_nobody_steps_is_told(tmp_path, caplog, words, told):
+    cfg = tiny("param_scheduler=none", *words)
+    if f"task._target_={HERE}.StepsItself" in words:
+        cfg.task = {"_target_": f"{HERE}.StepsItself"}
+    with caplog.at_level("WARNING"):
+        build_runner(cfg, tmp_path)
+    said = [m for m in caplog.messages if m.startswith("hooks: none of this run steps the opt")]
+    assert len(said) == told
 
 
 def test_hooks_keep_their_config_names_and_priorities():

@@ -182,6 +182,24 @@ def doubts_about(batches: Iterable[Any], is_stateful: bool) -> str:
     return _has_no_state(batches)
 
 
+def doubts_about_shares(batches: Iterable[Any], num_ranks: int) -> str:
+    """Why each of several ranks may train on the same batches; empty if they share them out.
+
+    They do where a sampler counts `num_replicas`, as torch's does, or where what is iterated over
+    says `shards_itself = True`.
+    """
+    dataset = getattr(batches, "dataset", batches)
+    parts = (batches, dataset, *_samplers_of(batches))
+    is_shared = any(hasattr(p, "num_replicas") or getattr(p, "shards_itself", False) for p in parts)
+    if num_ranks == 1 or is_shared:
+        return ""
+    return (
+        f"each of the {num_ranks} ranks reads all of {type(dataset).__name__}, unless it gives a "
+        "rank its share: do so in __iter__ by torch.distributed.get_rank() and get_world_size(), "
+        "and write shards_itself = True in its class; a map-style data set is shared out for you"
+    )
+
+
 def _doubts_about_loader(loader: DataLoader[Any], is_stateful: bool) -> str:
     kind = type(loader.dataset).__name__
     if isinstance(loader.dataset, IterableDataset):
