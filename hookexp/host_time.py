@@ -7,6 +7,7 @@ A hook is charged for what it does itself, not for the mount points it opens to 
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
@@ -28,7 +29,9 @@ ITERATION_POINTS = frozenset(
     ("before_train_iter", "after_train_iter", "before_optim_step", "after_optim_step")
 )
 ENOUGH = 10
-"""Timed iterations from which on shares are shown and judged; a short run times twice as many."""
+"""Timed iterations from which on shares are shown; a short run times twice as many."""
+WORTH_A_WARNING = 10.0
+"""Seconds from which on shares are judged: what happens once in a run is a large part of less."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +45,10 @@ class Shares:
     training_hooks: dict[str, float] = field(default_factory=dict)
     """Hooks that do the training itself, such as backward and the optimizer's step."""
     iterations_timed: int = 0
+    seconds: float = 0.0
+    """What the shares are parts of."""
+    hook_errors: dict[str, float] = field(default_factory=dict)
+    """The standard error of each hook's share, as estimated from the iterations that were timed."""
 
     def describe(self) -> str:
         """One line for the end of a run, empty where too little was timed to say anything.
@@ -56,14 +63,18 @@ class Shares:
         return f"host time: data {_percent(self.data)}, hooks {hooks}{detail}"
 
     def over(self, budget: float | None) -> list[str]:
-        """A warning about each hook that takes a larger share than it may."""
-        if budget is None or self.iterations_timed < ENOUGH:
+        """A warning about each hook that takes a larger share than it may, by more than its error.
+
+        One slow moment in an iteration that was timed has an error as large as itself.
+        """
+        too_few = self.iterations_timed < ENOUGH or self.seconds < WORTH_A_WARNING
+        if budget is None or too_few:
             return []
         return [
             f"hook '{name}' took {_percent(share)} of the host's time, more than "
             f"trainer.hook_budget={budget}: call it less often, or drop it with hooks=-{name}"
             for name, share in self.hooks.items()
-            if share > budget
+            if share - self.hook_errors.get(name, 0.0) > budget
         ]
 
 
@@ -79,6 +90,8 @@ class HostTime:
         self._num_timed = 0
         self._data = 0.0
         self._sampled: defaultdict[str, float] = defaultdict(float)
+        self._squares: defaultdict[str, float] = defaultdict(float)
+        """The sum over the timed iterations of a hook's seconds in one of them, squared."""
         self._always: defaultdict[str, float] = defaultdict(float)
         self._inner = [0.0]
         """Seconds spent in mount points opened by the hook that is running, innermost last."""
@@ -94,8 +107,11 @@ class HostTime:
     def iteration(self, hooks: HookList, clock: FetchClock) -> Iterator[None]:
         """The iteration `next_iter`: its hooks are called through the timed path."""
         iteration = self.next_iter
+        before = dict(self._sampled)
         with hooks.timed():
             yield
+        for name, seconds in self._sampled.items():
+            self._squares[name] += (seconds - before.get(name, 0.0)) ** 2
         self._num_timed += 1
         self._data += clock.ended - clock.began
         self._schedule(iteration + 1)
@@ -143,7 +159,19 @@ class HostTime:
             hooks={name: share for name, share in by_size if name not in training_hooks},
             training_hooks={name: share for name, share in by_size if name in training_hooks},
             iterations_timed=self._num_timed,
+            seconds=self._seconds,
+            hook_errors={
+                name: scale * self._error(name) / self._seconds
+                for name in self._sampled
+                if name not in training_hooks
+            },
         )
+
+    def _error(self, name: str) -> float:
+        """The standard error of a hook's seconds in all iterations that were timed."""
+        count = self._num_timed
+        spread = self._squares[name] - self._sampled[name] ** 2 / max(count, 1)
+        return math.sqrt(max(spread, 0.0) * count / max(count - 1, 1))
 
     def _schedule(self, earliest: int) -> None:
         block = earliest // self._one_in

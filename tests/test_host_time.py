@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
+import math
+import statistics
 from collections import Counter
 from dataclasses import asdict
 from types import SimpleNamespace
@@ -17,6 +19,8 @@ from hookexp.host_time import HostTime, Shares
 
 TIMED = 8
 """The second timed iteration of a run of 100."""
+TIMED_OF_1000 = 30
+"""One of the timed iterations of a run of 1000."""
 
 
 @pytest.fixture
@@ -147,6 +151,48 @@ def test_a_hook_over_its_budget_is_warned_about_and_the_training_is_not(make_run
     assert "trainer.hook_budget=0.2" in warnings[0] and "hooks=-slow" in warnings[0]
     line = "host time: data 0.0 %, hooks 50 % (slow 40 %, quick 10 %)"
     assert line in [r.getMessage() for r in caplog.records]
+
+
+@pytest.mark.parametrize(("slow", "warned"), [([TIMED_OF_1000], 0), (range(0, 1000, 10), 1)])
+def test_one_slow_moment_that_was_timed_is_not_warned_about(
+    make_runner, clock, caplog, slow, warned
+):
+    def moment(runner):
+        clock.seconds += 1.0 if runner.iter in slow else 0.0
+
+    hooks = {
+        "step": Taking(clock, per_iter=0.1, trains=True),
+        "slow": Taking(clock, fires=moment),
+    }
+    runner = make_runner(hooks, max_iters=1000, hook_budget=0.05, val_size=0)
+    summary = runner.run("train")
+    assert summary.host_time.iterations_timed == 20
+    assert summary.host_time.hooks["slow"] > 0.3
+    assert caplog.text.count("hook 'slow' took") == warned
+
+
+@pytest.mark.parametrize(("per_iter", "warned"), [(0.0009, 0), (0.0011, 1)])
+def test_a_run_of_a_few_seconds_warns_of_no_hook(make_runner, clock, caplog, per_iter, warned):
+    hooks = {
+        "step": Taking(clock, per_iter=9 * per_iter, trains=True),
+        "slow": Taking(clock, per_iter=per_iter),
+    }
+    make_runner(hooks, max_iters=1000, hook_budget=0.05, val_size=0).run("train")
+    assert caplog.text.count("hook 'slow' took") == warned
+
+
+def test_the_error_of_a_share_is_that_of_a_sample(make_runner, clock):
+    seconds = iter([1.0, 3.0] * 10)
+    hooks = {"slow": Taking(clock, fires=lambda runner: tick(clock, next(seconds)))}
+    shares = make_runner(hooks, max_iters=20, val_size=0).run("train").host_time
+    assert shares.iterations_timed == 20
+    assert shares.hooks["slow"] == pytest.approx(1.0)
+    deviation = statistics.stdev([1.0, 3.0] * 10)
+    assert shares.hook_errors["slow"] == pytest.approx(deviation / math.sqrt(20) / 2.0)
+
+
+def tick(clock, seconds):
+    clock.seconds += seconds
 
 
 def test_too_few_timed_iterations_say_nothing(make_runner, clock, caplog):
