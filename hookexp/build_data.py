@@ -88,6 +88,11 @@ def _loader(
     if isinstance(source, IterableDataset):
         loader = DataLoader(source, batch_size=batch_size, **worker_options)
         return _stream(loader, endless, settings.limit_of(split), training)
+    if not hasattr(source, "__len__"):
+        raise ConfigError(
+            f"{path}: {type(source).__name__} has no length; give it __len__, or derive it from "
+            "torch.utils.data.IterableDataset with __iter__ in place of __getitem__"
+        )
     if len(source) == 0:
         raise ConfigError(f"{path}: the data set is empty; {type(source).__name__} has length 0")
     sampler = BatchSampler(

@@ -38,9 +38,9 @@ from typing import TYPE_CHECKING, Any
 from hookexp.checkpoint import snapshot
 from hookexp.data.loader import num_batches
 from hookexp.errors import ConfigError
-from hookexp.message_hub import scalars_to_floats
 from hookexp.state import Phase
 from hookexp.stop_together import StopTogether
+from hookexp.user_errors import metrics_of
 
 if TYPE_CHECKING:
     from hookexp.data.loader import Loader
@@ -210,7 +210,7 @@ class EvalLoop:
                         runner.set_rng_state(generators)
                         return None
                     self.run_iter(batch_idx, data_batch)
-            self.metrics = scalars_to_floats(task.compute_metrics())
+            self.metrics = metrics_of(task)
             runner.note_metrics(self.metrics)
             runner.state.is_sound = False
             self._call(f"after_{mode}_epoch", metrics=self.metrics)

@@ -33,6 +33,7 @@ from hookexp.message_hub import MessageHub
 from hookexp.signals import StopSignals
 from hookexp.state import FetchClock, Phase, RunState, SaveRequest
 from hookexp.summary import SUMMARY_FILE, Summary
+from hookexp.user_errors import mistake_of_the_task, note_what_it_was_given
 
 if TYPE_CHECKING:
     from hookexp.data.loader import Loader
@@ -165,7 +166,10 @@ class Runner:
         started = time.monotonic()
         loop = {"train": self.train_loop, "val": self.val_loop, "test": self.test_loop}[mode]
         if loop is None:
-            raise ConfigError(f"mode={mode} needs data.{mode}, which is null")
+            raise ConfigError(
+                f"mode={mode} needs data.{mode}, which is null; give it a data set, or choose the "
+                "mode of one there is"
+            )
         try:
             self.task.setup(self)
             self.beside = Beside(self.model, self.task)  # Setting up may have moved parts.
@@ -186,7 +190,8 @@ class Runner:
             dist.wait_for_all()
         except BaseException as error:
             self._tell_hooks(error)
-            plain = in_plain_words(error, self)
+            note_what_it_was_given(error)
+            plain = in_plain_words(error, self) or mistake_of_the_task(error, self)
             if plain is not None:
                 raise plain from error
             raise

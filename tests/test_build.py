@@ -429,6 +429,16 @@ def test_data_sets_that_give_nothing(tmp_path):
         build_runner(cfg, tmp_path)
 
 
+class NoLength(Dataset):
+    def __getitem__(self, index):
+        return torch.zeros(4)
+
+
+def test_a_data_set_without_a_length(tmp_path):
+    with pytest.raises(ConfigError, match=r"^data\.train: NoLength has no length; give it __len__"):
+        build_runner(tiny(train="NoLength"), tmp_path)
+
+
 def test_targets_that_make_the_wrong_thing(tmp_path):
     cfg = tiny()
     cfg.model = {"_target_": "collections.Counter"}

@@ -28,6 +28,7 @@ FLOORS = {
         "stop_together",
         "sink_list",
         "summary",
+        "user_errors",
         "checkpoint.",
         "data.loader",
         "data.sampler",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 import traceback
 from importlib import import_module
 from pathlib import Path
@@ -19,6 +20,9 @@ def not_importable(target: str, path: str) -> ConfigError:
     """The message for the target of the node at `path` (`hooks.ema`); imports its module again."""
     given = f"{path}._target_={target}"
     module, _, name = target.rpartition(".")
+    if (as_file := re.fullmatch(r"(?:\./)?([\w/]+)\.py(?::+(\w+))?", target)) is not None:
+        dotted = f"{as_file[1].strip('/').replace('/', '.')}.{as_file[2] or 'NAME'}"
+        return ConfigError(f"{given}: is a file; name what is in it as Python does: {dotted}")
     if not module:
         return ConfigError(
             f"{given}: has no module; write MODULE.{name}, where MODULE is the name of its file "

@@ -80,7 +80,7 @@ class _Later:
             cause = error.__cause__ or error
         except Exception as error:
             cause = error
-        problem = _refusal(cause, self._node, self._path)
+        problem = _refusal(cause, self._node, self._path, "called")
         if problem is cause:
             raise problem
         raise problem from cause
@@ -133,7 +133,7 @@ def _translated(error: InstantiationException, root: DictConfig, path: str) -> B
     return _refusal(cause, node, path)
 
 
-def _refusal(cause: BaseException, node: Any, path: str) -> BaseException:
+def _refusal(cause: BaseException, node: Any, path: str, done: str = "made") -> BaseException:
     """What to raise for an error that a target's call raised."""
     target = str(node["_target_"])
     given = _parameters_of(node)
@@ -152,7 +152,7 @@ def _refusal(cause: BaseException, node: Any, path: str) -> BaseException:
             f"{path}: {name}({values}) failed with {type(cause).__name__}: "
             f"{cause}{_where(cause, target)}"
         )
-    add_note(cause, f"while {path} was made ({target})")
+    add_note(cause, f"while {path} was {done} ({target})")
     return cause
 
 

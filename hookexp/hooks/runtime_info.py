@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hookexp.errors import ConfigError
 from hookexp.hook import Batch, Hook, Priority
 from hookexp.runner import Runner
 
@@ -63,8 +64,8 @@ class RuntimeInfoHook(Hook):
         for key, value in (outputs or {}).items():
             if isinstance(value, Tensor):
                 if value.numel() != 1:
-                    raise ValueError(
-                        f"train_step returned {key!r} of shape {tuple(value.shape)}; "
+                    raise ConfigError(
+                        f"task: train_step returned {key!r} of shape {tuple(value.shape)}; "
                         "only scalars can be logged: return its mean, or leave it out"
                     )
             elif not isinstance(value, Real):

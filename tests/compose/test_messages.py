@@ -137,6 +137,10 @@ NUM_HOOKS = len([p for p in (conf_dir() / "hooks").iterdir() if p.is_dir()])
         ("mode=explain hooks=+ema hooks.ema.priority=HIHG", "hooks.ema: priority 'HIHG': use"),
         ("mode=explain +hooks.mine._target_=no_such.Hook", "hooks.mine._target_=no_such.Hook: "
                                                            "cannot be imported"),
+        ("mode=explain +hooks.mine._target_=./mine.py", "hooks.mine._target_=./mine.py: is a file; "
+         "name what is in it as Python does: mine.NAME"),
+        ("mode=explain +hooks.mine._target_=a/mine.py:Mine", "hooks.mine._target_=a/mine.py:Mine: "
+         "is a file; name what is in it as Python does: a.mine.Mine"),
         ("mode=explain +hooks.mine.a=1", "hooks.mine: has no _target_"),
         ("-m mode=explain name=a,b", "mode=explain explains one run; leave -m out"),
     ],
