@@ -3,7 +3,7 @@
 python -m hookexp hooks/optimizer=accumulate hooks.optimizer.cumulative_iters=4
 python -m hookexp 'hooks.optimizer.cumulative_iters=[[0,1],[500,4]]'
 python -m hookexp hooks.optimizer.grad_clip.max_norm=1.0
-python -m hookexp hooks=-optimizer              # for a task that steps by itself
+python -m hookexp hooks=-optimizer              # for a task that steps by itself: trains = True
 """
 
 from __future__ import annotations
