@@ -30,8 +30,8 @@ ITERATION_POINTS = frozenset(
 )
 ENOUGH = 10
 """Timed iterations from which on shares are shown; a short run times twice as many."""
-WORTH_A_WARNING = 10.0
-"""Seconds from which on shares are judged: what happens once in a run is a large part of less."""
+LONG = 10.0
+"""Seconds of a loop in which what hooks do now and then, such as a save, has its proper share."""
 
 
 @dataclass(frozen=True)
@@ -45,10 +45,12 @@ class Shares:
     training_hooks: dict[str, float] = field(default_factory=dict)
     """Hooks that do the training itself, such as backward and the optimizer's step."""
     iterations_timed: int = 0
-    seconds: float = 0.0
-    """What the shares are parts of."""
     hook_errors: dict[str, float] = field(default_factory=dict)
-    """The standard error of each hook's share, as estimated from the iterations that were timed."""
+    """How much of each hook's share may be chance.
+
+    It is the standard error of what it did in the iterations, of which a few were timed; in a loop
+    that was not long, all that it did between them.
+    """
 
     def describe(self) -> str:
         """One line for the end of a run, empty where too little was timed to say anything.
@@ -67,8 +69,7 @@ class Shares:
 
         One slow moment in an iteration that was timed has an error as large as itself.
         """
-        too_few = self.iterations_timed < ENOUGH or self.seconds < WORTH_A_WARNING
-        if budget is None or too_few:
+        if budget is None or self.iterations_timed < ENOUGH:
             return []
         return [
             f"hook '{name}' took {_percent(share)} of the host's time, more than "
@@ -159,10 +160,9 @@ class HostTime:
             hooks={name: share for name, share in by_size if name not in training_hooks},
             training_hooks={name: share for name, share in by_size if name in training_hooks},
             iterations_timed=self._num_timed,
-            seconds=self._seconds,
             hook_errors={
-                name: scale * self._error(name) / self._seconds
-                for name in self._sampled
+                name: (scale * self._error(name) + self._rare(name)) / self._seconds
+                for name in shares
                 if name not in training_hooks
             },
         )
@@ -172,6 +172,9 @@ class HostTime:
         count = self._num_timed
         spread = self._squares[name] - self._sampled[name] ** 2 / max(count, 1)
         return math.sqrt(max(spread, 0.0) * count / max(count - 1, 1))
+
+    def _rare(self, name: str) -> float:
+        return self._always[name] if self._seconds < LONG else 0.0
 
     def _schedule(self, earliest: int) -> None:
         block = earliest // self._one_in

@@ -171,11 +171,20 @@ def test_one_slow_moment_that_was_timed_is_not_warned_about(
     assert caplog.text.count("hook 'slow' took") == warned
 
 
-@pytest.mark.parametrize(("per_iter", "warned"), [(0.0009, 0), (0.0011, 1)])
-def test_a_run_of_a_few_seconds_warns_of_no_hook(make_runner, clock, caplog, per_iter, warned):
+@pytest.mark.parametrize(
+    ("slow", "long", "warned"),
+    [
+        ({"per_iter": 0.001}, False, 1),
+        ({"at_end": 1.0}, False, 0),
+        ({"at_end": 1.0}, True, 1),
+    ],
+)
+def test_what_happens_once_is_judged_in_long_runs_alone(
+    make_runner, clock, caplog, slow, long, warned
+):
     hooks = {
-        "step": Taking(clock, per_iter=9 * per_iter, trains=True),
-        "slow": Taking(clock, per_iter=per_iter),
+        "step": Taking(clock, per_iter=0.01 if long else 0.001, trains=True),
+        "slow": Taking(clock, **slow),
     }
     make_runner(hooks, max_iters=1000, hook_budget=0.05, val_size=0).run("train")
     assert caplog.text.count("hook 'slow' took") == warned
