@@ -108,6 +108,8 @@ class TrainLoop:
                 self._reach_safe_point()
                 if state.stop_reason or state.iter == max_iters:
                     break
+            if state.iter == max_iters and by_epoch:
+                next(batches, None)  # A stream's pass is over once it is asked for more.
         is_last = state.iter == max_iters
         if not (is_last or state.stop_reason):
             self._refuse_dry_data()
@@ -157,11 +159,9 @@ class TrainLoop:
             self.runner.state.stop("a hook set train_loop.stop_training")
 
     def _note_validation(self, finished: int) -> None:
-        runner = self.runner
-        if runner.val_loop is None:
-            return
-        if runner.settings.validates_after(finished, self._batches_per_epoch):
-            runner.state.phase = Phase.VALIDATE
+        val_loop, settings = self.runner.val_loop, self.runner.settings
+        if val_loop is not None and settings.validates_after(finished, self._batches_per_epoch):
+            self.runner.state.phase = Phase.VALIDATE
 
     def _reach_safe_point(self) -> None:
         """All hooks have run and the counters agree: save what was asked for, then validate."""

@@ -533,6 +533,29 @@ def test_a_run_goes_on_in_its_own_batches(make_runner, tmp_path, budget, stop_at
     assert num_read == len(whole) - stop_at
 
 
+@pytest.mark.parametrize("limit", [None, 3])
+@pytest.mark.parametrize("make", [own_sampler, shuffled_by_its_own_generator])
+def test_a_run_that_is_extended_begins_the_next_pass(make_runner, tmp_path, make, limit):
+    read = []
+
+    def run(folder, max_epochs, **more):
+        hooks = {"optimizer": OptimizerHook(), "checkpoint": CheckpointHook()}
+        sizes = {"with_optimizer": False, "val_size": 0, "limit_train_batches": limit}
+        runner = make_runner(hooks, work_dir=folder, max_epochs=max_epochs, **sizes, **more)
+        stream = BatchStream(make(), limit=limit)
+        runner._parts.train_loader = runner.train_loop.dataloader = stream
+        runner.forward_train = lambda batch: read.append(batch[:, 0].tolist()) or {
+            "loss": runner.model(torch.rand(2, 4)).sum()
+        }
+        runner.run("train")
+
+    run(tmp_path / "whole", 4)
+    whole, read[:] = list(read), []
+    run(tmp_path / "cut", 2)
+    run(tmp_path / "cut", 4, resume="auto")
+    assert read == whole
+
+
 @pytest.mark.parametrize("make", [OwnBatches, AnewBatches, shuffled_by_its_own_generator])
 @pytest.mark.parametrize("stop", [(2, "train"), (4, "train"), (5, "train"), (6, "val")])
 def test_a_validation_goes_on_in_its_own_batches(make_runner, tmp_path, stop, make):
