@@ -52,7 +52,7 @@ class _Pass:
     began_at: int
     """The number of the first one that was read."""
     generators: dict[str, Any]
-    """The states of generators when it began."""
+    """The states of generators when it began: its own and, without a source's state, all."""
 
 
 class BatchStream:
@@ -128,7 +128,10 @@ class BatchStream:
             # Without a source's state, the next one, begun ahead, has drawn from the generators.
             counts_from_its_begin = one.first < number or self._tracker is None
             if one.began_at < number or (one.began_at == number and counts_from_its_begin):
-                return _state(number - one.first, self._position(number, one), one.generators)
+                position, generators = self._position(number, one), one.generators
+                if position.ended_by:
+                    generators = {"own": self._own_states()}
+                return _state(number - one.first, position, generators)
         return _begin_and_drop(number)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -199,21 +202,24 @@ class BatchStream:
             position = _position_in(state)
             self._positions.append((number, position))
             one = _Pass(number - state["in_pass"], number, state["generators"])
-            return one, iter(()) if position.ended_by else self._resumed(state)
+            if not position.ended_by:
+                return one, self._resumed(state)
+            self._set_own(state["generators"].get("own", ()))
+            return one, iter(())
         end = self._end if state is None else _position_in(state)
         self._began_from = self._between(end)
-        generators = {}
+        generators: dict[str, Any] = {"own": self._own_states()}
         if self._tracker is None:
-            generators = {"global": rng_state(), "own": self._own_states()}
+            generators["global"] = rng_state()
         batches = self._begin() if state is None or end is None else self._after(end)
         return _Pass(number, number, generators), batches
 
     def _after(self, position: Position) -> Iterator[Any]:
         """The pass after the one that ended at a position, begun as in the run that was stopped."""
+        generators, own = rng_state(), self._own_states()
         self._load(position.source)
         if not position.ended_by:
             return self._begin()
-        generators, own = rng_state(), self._own_states()
         batches = self._begin()
         self._drop(batches, position.again)
         if position.ended_by == "data":
@@ -232,10 +238,10 @@ class BatchStream:
         """
         generators = rng_state()
         position = _position_in(state)
-        self._load(position.source)
         if "global" in state["generators"]:
             set_rng_state(state["generators"]["global"])
         self._set_own(state["generators"].get("own", ()))
+        self._load(position.source)
         batches = self._begin()
         if state["in_pass"] == 0:
             # A sampler draws when it is asked for the first one.

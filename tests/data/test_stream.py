@@ -6,6 +6,7 @@ import copy
 import multiprocessing
 import re
 from functools import partial
+from itertools import islice
 
 import pytest
 import torch
@@ -152,8 +153,57 @@ def odd_batches_of(make):
     return DataLoader(Rows(), batch_size=3, sampler=source)
 
 
+class SamplerOfAGenerator(Sampler):
+    """Draws an order when it is asked for the first index; its state is where the pass began."""
+
+    def __init__(self):
+        self.generator = torch.Generator()
+        self.begin, self.position, self.to_skip = self.generator.get_state(), 0, 0
+
+    def state_dict(self):
+        return {"begin": self.begin, "position": self.position}
+
+    def load_state_dict(self, state):
+        self.generator.set_state(state["begin"])
+        self.to_skip = state["position"]
+
+    def __len__(self):
+        return 4 * BATCHES
+
+    def __iter__(self):
+        self.begin = self.generator.get_state()
+        order = torch.randperm(len(self), generator=self.generator).tolist()
+        self.position, self.to_skip = self.to_skip, 0
+        for index in order[self.position :]:
+            self.position += 1
+            yield index
+
+
 def own_sampler_in_a_batch_sampler():
     return DataLoader(Rows(), batch_sampler=BatchSampler(OwnSampler(), 3, False))
+
+
+class CountedBatches(BatchSampler):
+    """Leaves out what was before; the order is that of the sampler in it."""
+
+    number, to_skip = 0, 0
+
+    def state_dict(self):
+        return {"number": self.number}
+
+    def load_state_dict(self, state):
+        self.to_skip = state["number"]
+
+    def __iter__(self):
+        self.number, self.to_skip = self.to_skip, 0
+        for batch in islice(super().__iter__(), self.number, None):
+            self.number += 1
+            yield batch
+
+
+def generator_in_a_sampler_of_ones_own():
+    sampler = RandomSampler(range(20), generator=torch.Generator().manual_seed(4))
+    return DataLoader(Rows(), batch_sampler=CountedBatches(sampler, 3, False))
 
 
 def generator_in_a_batch_sampler():
@@ -227,10 +277,12 @@ def test_a_resume_gives_the_rest_of_the_same_batches(make, saved_after, endless)
 
 WHOLE_PASSES = [
     *(partial(odd_batches_of, make) for make in (OwnRows, OwnSampler, AnewRows, AnewSampler)),
+    partial(odd_batches_of, SamplerOfAGenerator),
     OwnBatches,
     AnewBatches,
     own_sampler_in_a_batch_sampler,
     generator_in_a_batch_sampler,
+    generator_in_a_sampler_of_ones_own,
 ]
 
 
@@ -544,9 +596,9 @@ def test_a_run_that_is_extended_begins_the_next_pass(make_runner, tmp_path, make
         runner = make_runner(hooks, work_dir=folder, max_epochs=max_epochs, **sizes, **more)
         stream = BatchStream(make(), limit=limit)
         runner._parts.train_loader = runner.train_loop.dataloader = stream
-        runner.forward_train = lambda batch: read.append(batch[:, 0].tolist()) or {
-            "loss": runner.model(torch.rand(2, 4)).sum()
-        }
+        runner.forward_train = lambda batch: (
+            read.append(batch[:, 0].tolist()) or {"loss": runner.model(torch.rand(2, 4)).sum()}
+        )
         runner.run("train")
 
     run(tmp_path / "whole", 4)
