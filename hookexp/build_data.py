@@ -86,7 +86,8 @@ def _loader(
     if (collate := _function(data, "collate_fn", "a list of samples")) is not None:
         worker_options["collate_fn"] = collate
     if isinstance(source, IterableDataset):
-        loader = DataLoader(source, batch_size=batch_size, **worker_options)
+        drop_last = training and options.get("drop_last", False)
+        loader = DataLoader(source, batch_size, drop_last=drop_last, **worker_options)
         return _stream(loader, endless, settings.limit_of(split), training)
     if not hasattr(source, "__len__"):
         raise ConfigError(

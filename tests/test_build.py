@@ -123,6 +123,14 @@ def test_streams_and_ready_batches_are_taken(tmp_path, train, iters):
 
 
 @pytest.mark.parametrize("train", ["BySample", "Stream"])
+def test_a_last_batch_that_is_not_full_may_be_left_out(tmp_path, train):
+    cfg = tiny("data.drop_last=true", train=train)
+    cfg.data.batch_size = 5
+    runner = build_runner(cfg, tmp_path, ("train", "val"))
+    assert [len(targets) for _, targets in runner.train_dataloader] == [5, 5]
+
+
+@pytest.mark.parametrize("train", ["BySample", "Stream"])
 @pytest.mark.parametrize(
     "target",
     [
