@@ -136,6 +136,8 @@ class BatchStream:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Let the next `iterate` begin where the state was asked for."""
+        if self._tracker is None and state["source"] is not None:
+            state = _begin_and_drop(state["in_pass"])  # It has workers now, or is another.
         if _is_between(state):
             self._set_own(state["generators"].get("own", ()))
         if not _is_between(state) or state["source"] is not None:

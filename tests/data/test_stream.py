@@ -457,6 +457,17 @@ def test_workers_that_a_loader_keeps_draw_as_new_ones_do():
     resumed.stream.close()
 
 
+@pytest.mark.parametrize("in_pass", [0, 2])
+def test_a_state_that_the_data_no_longer_takes_is_read_up_to(in_pass):
+    """As where the run goes on with workers, which have copies of the data set."""
+    stopped = Training(own_rows())
+    stopped.run(5 + in_pass)
+    stopped.batch_in_epoch %= 5
+    resumed = Training(DataLoader(range(20), batch_size=4))
+    resumed.load(stopped.save())
+    assert resumed.run(1)[0][:-1] == [4 * in_pass + n for n in range(4)]
+
+
 def test_the_loader_of_the_user_is_left_as_it_was():
     loader = own_sampler()
     before = dict(vars(loader))
