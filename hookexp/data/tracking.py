@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import random
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
@@ -156,18 +156,20 @@ def generators_of(batches: Iterable[Any]) -> list[torch.Generator]:
     return list(own.values())
 
 
-def own_generators_of(dataset: Any) -> str:
-    """Why the samples of a map-style data set may not be those of before; empty if they are."""
-    own = [
-        n for n, value in getattr(dataset, "__dict__", {}).items() if isinstance(value, GENERATORS)
-    ]
-    if not own:
-        return ""
-    return (
-        f"{type(dataset).__name__}.{own[0]} is a generator of its own, which no checkpoint holds: "
-        "a run that is resumed is exact only if samples do not draw from it; Python's, NumPy's "
-        "and torch's global ones are seeded for each sample"
-    )
+def own_generators_of(dataset: Any, held: Sequence[torch.Generator] = ()) -> str:
+    """Why the samples of a map-style data set may not be those of before; empty if they are.
+
+    Args:
+        held: generators that go on where they stood.
+    """
+    for name, value in getattr(dataset, "__dict__", {}).items():
+        if isinstance(value, GENERATORS) and all(value is not one for one in held):
+            return (
+                f"{type(dataset).__name__}.{name} is a generator of its own, which no checkpoint "
+                "holds: a run that is resumed is exact only if samples do not draw from it; "
+                "the global ones of Python, NumPy and torch go on exactly"
+            )
+    return ""
 
 
 GENERATORS = (torch.Generator, random.Random, np.random.Generator, np.random.RandomState)
@@ -214,8 +216,17 @@ def _doubts_about_loader(loader: DataLoader[Any], is_stateful: bool) -> str:
         return _has_no_state(loader.dataset)
     outer, _ = _outer_and_stateful(loader)
     foreign = [one for one in outer if not type(one).__module__.startswith("torch.")]
+    own = ""
+    if loader.num_workers == 0:  # Workers have copies of the data set, new ones in each pass.
+        held = [] if is_stateful else generators_of(loader)
+        own = own_generators_of(loader.dataset, held)
     if not is_stateful:
-        return _has_no_state(foreign[0]) if foreign else ""
+        return _has_no_state(foreign[0]) if foreign else own
+    if isinstance(loader, Stateful) and loader.generator is not None:
+        return (
+            f"{type(loader).__name__} has a generator of its own: a run that is resumed is exact "
+            "only if its state_dict holds that one too; without one its sampler has its own"
+        )
     if loader.num_workers > 0:
         return (
             "the samples continue exactly after a resume, but what the DataLoader's "
@@ -227,7 +238,7 @@ def _doubts_about_loader(loader: DataLoader[Any], is_stateful: bool) -> str:
             f"{type(foreign[0]).__name__} has no state_dict and load_state_dict: a run that is "
             "resumed is exact only if it keeps nothing from batch to batch"
         )
-    return ""
+    return own
 
 
 def _has_no_state(source: Any) -> str:

@@ -517,6 +517,19 @@ class Pools(BatchSampler):
     pass
 
 
+class StatefulLoader(Counter, DataLoader):
+    def __init__(self, *args, **more):
+        Counter.__init__(self)
+        DataLoader.__init__(self, *args, **more)
+
+
+def of_rows_that_draw(is_the_loaders=False, **more):
+    """A loader of rows that draw from a generator of their own, or from the loader's."""
+    rows, loaders = Rows(), torch.Generator()
+    rows.generator = loaders if is_the_loaders else torch.Generator()
+    return DataLoader(rows, generator=loaders, **more)
+
+
 @pytest.mark.parametrize(
     ("source", "doubts"),
     [
@@ -543,6 +556,12 @@ class Pools(BatchSampler):
             DataLoader(Rows(), sampler=OwnSampler(), num_workers=2),
             "what the DataLoader's 2 workers draw at random begins anew",
         ),
+        (of_rows_that_draw(), "Rows.generator is a generator of its own"),
+        (of_rows_that_draw(is_the_loaders=True), ""),
+        (of_rows_that_draw(is_the_loaders=True, sampler=OwnSampler()), "Rows.generator"),
+        (of_rows_that_draw(num_workers=2), ""),
+        (StatefulLoader(Rows()), ""),
+        (StatefulLoader(Rows(), generator=torch.Generator()), "only if its state_dict holds that"),
     ],
 )
 def test_what_cannot_be_promised(source, doubts):
