@@ -26,7 +26,7 @@ from hookexp.data.loader import (
 )
 from hookexp.data.sampler import BatchSampler
 from hookexp.data.stream import BatchStream
-from hookexp.data.tracking import doubts_about_shares, own_generators_of
+from hookexp.data.tracking import doubts_about_shares, generators_of, own_generators_of
 from hookexp.errors import ConfigError
 from hookexp.hook import Mode
 from hookexp.settings import TrainerSettings
@@ -59,10 +59,12 @@ def build_loaders(
     sources = {split: instantiate(data[split], f"data.{split}") for split in given}
     if "train" in sources and data.get("collate_fn") is not None:
         _refuse_unused_collate(sources)
-    return {
+    loaders = {
         split: _loader(data, split, source, settings, device, seed)
         for split, source in sources.items()
     }
+    _tell_of_shared_generators(loaders.get("train"), loaders.get("val"))
+    return loaders
 
 
 def _loader(
@@ -219,6 +221,20 @@ def _stream(source: Any, endless: bool, limit: int | None, training: bool) -> Ba
         _tell_doubts(stream.doubts())
         _tell_doubts(doubts_about_shares(source, dist.world_size()))
     return stream
+
+
+def _tell_of_shared_generators(train: Loader | None, val: Loader | None) -> None:
+    """A validation in the middle of a pass moves what is drawn for that pass, or for the next.
+
+    A run by epochs validates between two of them.
+    """
+    if isinstance(train, BatchStream) and isinstance(val, BatchStream) and train.endless:
+        theirs = generators_of(val.batches)
+        if any(one is other for one in generators_of(train.batches) for other in theirs):
+            _tell_doubts(
+                "draws from the same generator as data.val: a run by iterations that is resumed "
+                "is exact only if each has a generator of its own"
+            )
 
 
 def _tell_doubts(doubts: str) -> None:

@@ -571,3 +571,27 @@ RNGS = []
 
 def with_the_rng():
     return WithARng(*RNGS)
+
+
+GENERATOR = torch.Generator()
+
+
+def shuffled_by_one_generator():
+    return DataLoader(BySample(), batch_size=3, shuffle=True, generator=GENERATOR)
+
+
+@pytest.mark.parametrize(
+    ("budget", "val", "told"),
+    [
+        ("trainer.max_iters=4", "shuffled_by_one_generator", 1),
+        ("trainer.max_iters=4", "ready_batches", 0),
+        ("trainer.max_iters=4", "BySample", 0),
+        ("trainer.max_epochs=2", "shuffled_by_one_generator", 0),
+    ],
+)
+def test_a_generator_that_training_and_validation_share_is_doubted(
+    tmp_path, caplog, budget, val, told
+):
+    cfg = tiny("trainer.max_epochs=null", budget, train="shuffled_by_one_generator", val=val)
+    build_runner(cfg, tmp_path)
+    assert caplog.text.count("data.train: draws from the same generator as data.val") == told
