@@ -25,6 +25,7 @@ _OF_MEMORY = re.compile(
     r"DefaultCPUAllocator|not enough memory|can(?:'t|not) allocate memory", re.I
 )
 _DEAD_WORKER = re.compile(r"DataLoader worker \(pid(?:\(s\))? ([\d, ]+)\) (.+)")
+_TIMED_OUT = re.compile(r"DataLoader timed out after ([\d.]+) seconds")
 _NOT_DETERMINISTIC = "does not have a deterministic implementation"
 _NO_GRADIENT = re.compile(
     r"parameters that were not used in producing loss.*for rank \d+: ([\d ]+)", re.S
@@ -44,6 +45,13 @@ def in_plain_words(error: BaseException, runner: Runner) -> ConfigError | None:
             f"out of memory {_where(runner)} ({_first_sentence(text) or type(error).__name__}). "
             "Try a smaller data.batch_size; hooks/optimizer=accumulate keeps the batch of a step; "
             f"trainer.precision=bf16 halves what a forward pass keeps. {_what_is_left(runner)}"
+        )
+    late = _TIMED_OUT.search(text)
+    if late:
+        return ConfigError(
+            f"the data loader gave no batch within its timeout of {late[1]} seconds, "
+            f"{_where(runner)}. A worker hangs, or is slower than that: try a larger timeout; "
+            f"data.num_workers=0 shows where the data set hangs. {_what_is_left(runner)}"
         )
     dead = _DEAD_WORKER.search(text)
     if dead or _is_of_half_a_batch(error):

@@ -8,6 +8,7 @@ import math
 import os
 import re
 import signal
+import time
 from types import MethodType
 
 import pytest
@@ -264,9 +265,13 @@ def raise_key_error():
     raise KeyError("no label")
 
 
-def from_disk(runner, what, num_workers=2):
+def hang():
+    time.sleep(1)
+
+
+def from_disk(runner, what, num_workers=2, **options):
     sampler = BatchSampler(32, 2, seed=0, shuffle=False)
-    loader = WorkerLoader(Falling(what), sampler, num_workers=num_workers)
+    loader = WorkerLoader(Falling(what), sampler, num_workers=num_workers, **options)
     runner._parts.train_loader = runner.train_loop.dataloader = loader
     return runner
 
@@ -286,6 +291,13 @@ def test_a_worker_that_dies_is_one_message_and_the_state_is_saved(make_runner):
     assert re.search(rf"worker of the data loader ({killed}|ended within a batch)", message)
     assert "data.num_workers=0" in message and "in /dev/shm" in message
     assert f"The last checkpoint is {newest(runner)}: resume=auto continues from it" in message
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork.*:DeprecationWarning")
+def test_a_worker_that_hangs_is_one_message_where_the_loader_has_a_timeout(make_runner):
+    runner = from_disk(make_runner(parts(), max_epochs=2), hang, timeout=0.2)
+    with pytest.raises(ConfigError, match=r"no batch within its timeout of 0.2 seconds, on cpu"):
+        runner.run("train")
 
 
 @pytest.mark.parametrize("error", [ConnectionResetError, EOFError, FileNotFoundError])
