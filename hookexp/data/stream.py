@@ -189,6 +189,7 @@ class BatchStream:
                 if self._tracker is not None:
                     self._positions.append((number, self._tracker.position()))
                 yield batch
+            del batches  # Of a pass with a limit workers are left: they end before others begin.
             self._end, self._began_from = self._end_of(number, one), None
             # Where all of a pass was read before the stop, the source has yet to be put there.
             had_ended = was_resumed and state is not None and bool(_position_in(state).ended_by)

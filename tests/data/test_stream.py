@@ -491,6 +491,21 @@ def test_workers_begin_as_the_loader_of_the_user_says():
     assert vars(loader) == before
 
 
+@pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork.*:DeprecationWarning")
+def test_the_workers_of_a_pass_with_a_limit_end_before_those_of_the_next_begin():
+    class Watch(OddSampler):
+        def __iter__(self):
+            at_work.append(len(multiprocessing.active_children()))
+            return super().__iter__()
+
+    at_work = []
+    workers = {"num_workers": 1, "multiprocessing_context": "fork"}
+    loader = DataLoader(range(20), batch_size=None, sampler=Watch(), **workers)
+    batches = BatchStream(loader, endless=True, limit=2).iterate(0)
+    assert [int(next(batches)) for _ in range(5)] == [0, 1, 0, 1, 0]
+    assert max(at_work) == 1
+
+
 def test_workers_that_a_loader_keeps_end_with_the_run(make_runner):
     loader = DataLoader(TinyData(24), batch_size=4, num_workers=1, persistent_workers=True)
     runner = make_runner(max_epochs=2, val_size=0)
