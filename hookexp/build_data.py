@@ -26,7 +26,12 @@ from hookexp.data.loader import (
 )
 from hookexp.data.sampler import BatchSampler
 from hookexp.data.stream import BatchStream
-from hookexp.data.tracking import doubts_about_shares, generators_of, own_generators_of
+from hookexp.data.tracking import (
+    doubts_about_order,
+    doubts_about_shares,
+    generators_of,
+    own_generators_of,
+)
 from hookexp.errors import ConfigError
 from hookexp.hook import Mode
 from hookexp.settings import TrainerSettings
@@ -121,7 +126,10 @@ def _loader(
         if not options.get("device_resident"):
             return MemoryLoader(source, sampler, transform=transform)
         return MemoryLoader(_moved(source, device, path), sampler, device, transform)
-    return WorkerLoader(source, sampler, **worker_options)
+    by_sample = WorkerLoader(source, sampler, **worker_options)
+    if training:
+        _tell_doubts(doubts_about_order(by_sample.dataloader))
+    return by_sample
 
 
 def _batch_size(data: DictConfig, training: bool) -> int:

@@ -595,3 +595,9 @@ def test_a_generator_that_training_and_validation_share_is_doubted(
     cfg = tiny("trainer.max_epochs=null", budget, train="shuffled_by_one_generator", val=val)
     build_runner(cfg, tmp_path)
     assert caplog.text.count("data.train: draws from the same generator as data.val") == told
+
+
+@pytest.mark.parametrize(("in_order", "told"), [("true", 0), ("false", 1)])
+def test_batches_out_of_order_are_doubted(tmp_path, caplog, in_order, told):
+    build_runner(tiny("data.num_workers=1", f"+data.in_order={in_order}"), tmp_path)
+    assert caplog.text.count("data.train: in_order=False gives batches") == told

@@ -172,6 +172,16 @@ def own_generators_of(dataset: Any, held: Sequence[torch.Generator] = ()) -> str
     return ""
 
 
+def doubts_about_order(loader: DataLoader[Any]) -> str:
+    """Why the batches of a loader may come in another order; empty if they do not."""
+    if loader.num_workers == 0 or getattr(loader, "in_order", True):
+        return ""
+    return (
+        "in_order=False gives batches as workers have them ready: no two runs are the same, and "
+        "one that is resumed may leave some out and give others twice"
+    )
+
+
 GENERATORS = (torch.Generator, random.Random, np.random.Generator, np.random.RandomState)
 
 
@@ -204,6 +214,8 @@ def doubts_about_shares(batches: Iterable[Any], num_ranks: int) -> str:
 
 def _doubts_about_loader(loader: DataLoader[Any], is_stateful: bool) -> str:
     kind = type(loader.dataset).__name__
+    if out_of_order := doubts_about_order(loader):
+        return out_of_order
     if isinstance(loader.dataset, IterableDataset):
         if is_stateful:
             return ""

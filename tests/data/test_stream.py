@@ -571,6 +571,8 @@ def of_rows_that_draw(is_the_loaders=False, **more):
             DataLoader(Rows(), sampler=OwnSampler(), num_workers=2),
             "what the DataLoader's 2 workers draw at random begins anew",
         ),
+        (DataLoader(Rows(), num_workers=2, in_order=False), "in_order=False gives batches as"),
+        (DataLoader(Rows(), in_order=False), ""),
         (of_rows_that_draw(), "Rows.generator is a generator of its own"),
         (of_rows_that_draw(is_the_loaders=True), ""),
         (of_rows_that_draw(is_the_loaders=True, sampler=OwnSampler()), "Rows.generator"),
