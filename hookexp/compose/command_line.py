@@ -99,7 +99,7 @@ def _check_edits(words: Sequence[str]) -> None:
             continue
         typed = [word]
         for other in words[number + 1 :]:
-            is_edit = re.fullmatch(r"[+,-][\w/,+-]*", other) and not _is_flag(other)
+            is_edit = re.fullmatch(r"(?!--)[+,-][\w/,+-]*", other) and not _is_flag(other)
             is_name = re.fullmatch(r"[\w/]+,?", other) and typed[-1][-1] in "=+-,"
             if not (is_edit or is_name):
                 break
