@@ -34,6 +34,7 @@ from hookexp.data.tracking import (
     copy_of,
     doubts_about,
     generators_of,
+    samplers_of,
     tracked,
 )
 from hookexp.seed import rng_state, set_rng_state
@@ -201,6 +202,8 @@ class BatchStream:
 
     def _pass(self, number: int, state: dict[str, Any] | None) -> tuple[_Pass, Iterator[Any]]:
         """A pass whose next batch has that number, from its begin or from a state inside it."""
+        is_inside = state is not None and not _is_between(state)
+        self._reorder(number - state["in_pass"] if state is not None and is_inside else number)
         if state is not None and not _is_between(state):
             position = _position_in(state)
             self._positions.append((number, position))
@@ -216,6 +219,18 @@ class BatchStream:
             generators["global"] = rng_state()
         batches = self._begin() if state is None or end is None else self._after(end)
         return _Pass(number, number, generators), batches
+
+    def _reorder(self, first: int) -> None:
+        """Let a sampler without a state, as torch's for several ranks, order each pass anew.
+
+        A run by epochs has a hook for it. Here the passes are counted by the batches before them,
+        which a resumed run knows as well.
+        """
+        if not self.endless or self._tracker is not None:
+            return
+        for sampler in samplers_of(self.batches):
+            if hasattr(sampler, "set_epoch"):
+                sampler.set_epoch(first // len(self) if isinstance(self.batches, Sized) else first)
 
     def _after(self, position: Position) -> Iterator[Any]:
         """The pass after the one that ended at a position, begun as in the run that was stopped."""

@@ -151,7 +151,7 @@ def copy_of(batches: Iterable[Any], stateful: Any) -> Iterable[Any]:
 
 def generators_of(batches: Iterable[Any]) -> list[torch.Generator]:
     """The generators that a DataLoader and its samplers draw from, where they have their own."""
-    found = [getattr(owner, "generator", None) for owner in (batches, *_samplers_of(batches))]
+    found = [getattr(owner, "generator", None) for owner in (batches, *samplers_of(batches))]
     own = {id(g): g for g in found if isinstance(g, torch.Generator)}
     return list(own.values())
 
@@ -201,7 +201,7 @@ def doubts_about_shares(batches: Iterable[Any], num_ranks: int) -> str:
     says `shards_itself = True`.
     """
     dataset = getattr(batches, "dataset", batches)
-    parts = (batches, dataset, *_samplers_of(batches))
+    parts = (batches, dataset, *samplers_of(batches))
     is_shared = any(hasattr(p, "num_replicas") or getattr(p, "shards_itself", False) for p in parts)
     if num_ranks == 1 or is_shared:
         return ""
@@ -260,7 +260,7 @@ def _has_no_state(source: Any) -> str:
     )
 
 
-def _samplers_of(batches: Any) -> list[Any]:
+def samplers_of(batches: Any) -> list[Any]:
     """What says which samples form a batch, the outermost first."""
     sampler = getattr(batches, "batch_sampler", None)
     if sampler is None:
@@ -275,7 +275,7 @@ def _samplers_of(batches: Any) -> list[Any]:
 def _outer_and_stateful(loader: DataLoader[Any]) -> tuple[list[Any], Any]:
     """The samplers around the outermost one that has a state, and that one or None."""
     outer: list[Any] = []
-    for sampler in _samplers_of(loader):
+    for sampler in samplers_of(loader):
         if isinstance(sampler, Stateful):
             return outer, sampler
         outer.append(sampler)

@@ -12,7 +12,7 @@ from hookexp.runner import Runner
 class DistSamplerSeedHook(Hook):
     """Calls `set_epoch` on the sampler, or on the sampler inside the batch sampler.
 
-    A run by iterations goes through one endless epoch, whose orders the sampler changes by
+    A run by iterations goes through one endless epoch, whose passes the loader orders anew by
     itself; there the epoch stays 0, so that a continued run reads on in the same sequence.
     """
 

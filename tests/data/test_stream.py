@@ -15,6 +15,7 @@ from torch.utils.data import (
     BatchSampler,
     DataLoader,
     Dataset,
+    DistributedSampler,
     IterableDataset,
     RandomSampler,
     Sampler,
@@ -251,6 +252,10 @@ class Training:
         set_rng_state(generators)
 
 
+def of_one_rank_of_two():
+    return DataLoader(Rows(), 2, sampler=DistributedSampler(Rows(), num_replicas=2, rank=1))
+
+
 @pytest.mark.parametrize("endless", [False, True])
 @pytest.mark.parametrize("saved_after", [2, 5, 8])
 @pytest.mark.parametrize(
@@ -262,6 +267,7 @@ class Training:
         own_sampler_of_single_samples,
         shuffled,
         shuffled_by_its_own_generator,
+        of_one_rank_of_two,
     ],
 )
 def test_a_resume_gives_the_rest_of_the_same_batches(make, saved_after, endless):
@@ -273,6 +279,17 @@ def test_a_resume_gives_the_rest_of_the_same_batches(make, saved_after, endless)
     torch.rand(3)
     resumed.load(saved)
     assert first + resumed.run(13 - saved_after) == whole
+
+
+@pytest.mark.parametrize("limit", [None, 3])
+def test_a_run_by_iterations_has_the_orders_of_as_many_epochs(limit):
+    length = limit or BATCHES
+    seen = Training(of_one_rank_of_two(), endless=True, limit=limit).run(3 * length)
+    loader, expected = of_one_rank_of_two(), []
+    for epoch in range(3):
+        loader.sampler.set_epoch(epoch)
+        expected += list(loader)[:length]
+    assert [row[0::2][:2] for row in seen] == [batch[:, 0].tolist() for batch in expected]
 
 
 WHOLE_PASSES = [
