@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import bisect
 import difflib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +19,7 @@ from hookexp.contracts import check_contracts
 from hookexp.errors import ConfigError
 from hookexp.hook import FAN_INS, MOUNT_POINTS, Hook, Priority
 from hookexp.host_time import ITERATION_POINTS
-from hookexp.listeners import ALL_HOOKS, MMCV_FAN_INS, HookEntry, Listeners, Wrapper, listener
+from hookexp.listeners import ALL_HOOKS, MMCV_FAN_INS, HookEntry, Listeners, Wrapper, listeners_of
 
 if TYPE_CHECKING:
     from hookexp.runner import Runner
@@ -51,10 +52,11 @@ class HookList(Hook):
         """
         number = _effective_priority(hook, name, priority)
         self._refuse_doubles(hook, name)
+        opened = [point for point in getattr(hook, "opens", ()) if point not in self._listeners]
         for point in getattr(hook, "opens", ()):
             self._opened.setdefault(point, name)
-        entry = HookEntry(name, hook, number, ())
-        entries = list(self.entries)
+        entries = [_with_more(entry, opened) if opened else entry for entry in self.entries]
+        entry = _with_more(HookEntry(name, hook, number, {}), (*self._listeners, *opened))
         bisect.insort_right(entries, entry, key=lambda e: e.priority)
         self.entries = tuple(entries)
         self._bind()
@@ -136,20 +138,12 @@ class HookList(Hook):
             vars(self).update(self._calls)
 
     def _bind(self) -> None:
-        """Find the listeners of every mount point."""
+        """Gather the listeners of every mount point."""
         points = (*MOUNT_POINTS, *self._opened)
-        listeners = {point: Listeners([], []) for point in points}
-        entries = []
+        self._listeners = {point: Listeners([], []) for point in points}
         for entry in self.entries:
-            stages = []
-            for point in points:
-                method = listener(entry, point)
-                if method is not None:
-                    stages.append(point)
-                    listeners[point].add(entry.name, method)
-            entries.append(HookEntry(entry.name, entry.hook, entry.priority, tuple(stages)))
-        self.entries = tuple(entries)
-        self._listeners = listeners
+            for point, method in entry.listeners.items():
+                self._listeners[point].add(entry.name, method)
         self._set_calls()
 
     def _set_calls(self) -> None:
@@ -188,6 +182,12 @@ class HookList(Hook):
                     f"hooks.{name} and hooks.{entry.name} both exchange the model's weights "
                     f"during validation; only one may: drop one with hooks=-{name}"
                 )
+
+
+def _with_more(entry: HookEntry, points: Iterable[str]) -> HookEntry:
+    """The same hook, listening to what it serves of more mount points."""
+    more = listeners_of(entry.hook, entry.name, points)
+    return replace(entry, listeners={**entry.listeners, **more})
 
 
 def _effective_priority(hook: Any, name: str, priority: int | str | None) -> int:

@@ -7,7 +7,7 @@ out here, when hooks are registered, so that a call is a plain loop over bound m
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -34,36 +34,44 @@ _CALLED_TO_THE_END = ("on_exception", "after_run")
 
 @dataclass(frozen=True)
 class HookEntry:
-    """A registered hook: its Hydra key, the object, its number and the mount points it serves."""
+    """A registered hook: its Hydra key, the object, its number and its listeners by mount point."""
 
     name: str
     hook: Any
     priority: int
-    stages: tuple[str, ...]
+    listeners: Mapping[str, Listener]
+
+    @property
+    def stages(self) -> tuple[str, ...]:
+        """The mount points it serves."""
+        return tuple(self.listeners)
 
 
-def listener(entry: HookEntry, point: str) -> Listener | None:
-    """The hook's method for a mount point, as a function of the point's own arguments.
+def listeners_of(hook: Any, name: str, points: Iterable[str]) -> dict[str, Listener]:
+    """The hook's methods by mount point, as functions of the point's own arguments.
 
     A hook that is not of our base class is handed a view of the runner, which has the names that
     MMEngine and MMCV gave its parts beside our own.
     """
-    method = _bound_method(entry, point)
-    if isinstance(entry.hook, Hook):
-        return method
-    return start_of_schedules(entry.hook, point) if method is None else with_view(method, point)
-
-
-def _bound_method(entry: HookEntry, point: str) -> Listener | None:
-    hook = entry.hook
     stages = hook.get_triggered_stages() if hasattr(hook, "get_triggered_stages") else ()
+    found = {}
+    for point in points:
+        method = _bound_method(hook, name, point, stages)
+        if not isinstance(hook, Hook):
+            method = with_view(method, point) if method else start_of_schedules(hook, point)
+        if method is not None:
+            found[point] = method
+    return found
+
+
+def _bound_method(hook: Any, name: str, point: str, stages: Collection[str]) -> Listener | None:
     has_method = callable(getattr(hook, point, None))
     if point in stages or (has_method and not _is_inherited_no_op(hook, point)):
-        return _fitted(entry, getattr(hook, point), point)
+        return _fitted(hook, name, getattr(hook, point), point)
     for fan_in, served in (*FAN_INS.items(), *MMCV_FAN_INS.items()):
         method = getattr(hook, fan_in, None)
         if point in served and callable(method) and not _is_inherited_no_op(hook, fan_in):
-            return _fitted(entry, method, point)
+            return _fitted(hook, name, method, point)
     return None
 
 
@@ -81,7 +89,7 @@ def _is_inherited_no_op(hook: Any, method: str) -> bool:
     return False
 
 
-def _fitted(entry: HookEntry, method: Listener, point: str) -> Listener:
+def _fitted(hook: Any, name: str, method: Listener, point: str) -> Listener:
     """Bind a method once with the arguments it takes, so that a call does not have to look."""
     given = _ARGUMENTS.get(point)
     if given is None:
@@ -90,7 +98,7 @@ def _fitted(entry: HookEntry, method: Listener, point: str) -> Listener:
     parameters = list(inspect.signature(method).parameters.values())
     if not parameters:
         raise ConfigError(
-            f"hooks.{entry.name}: {type(entry.hook).__name__}.{method.__name__} takes no argument; "
+            f"hooks.{name}: {type(hook).__name__}.{method.__name__} takes no argument; "
             f"its first one, after self, has to be the runner"
         )
     parameters = parameters[1:]
@@ -104,7 +112,7 @@ def _fitted(entry: HookEntry, method: Listener, point: str) -> Listener:
     unknown = [name for name in needed if name not in (*given, "mode")]
     if unknown:
         raise ConfigError(
-            f"hooks.{entry.name}: {type(entry.hook).__name__}.{method.__name__} takes "
+            f"hooks.{name}: {type(hook).__name__}.{method.__name__} takes "
             f"{', '.join(unknown)}, but {point} gives runner, {', '.join(given) or 'nothing more'}"
         )
     if [n for n in names if n != "mode"][: len(given)] == list(given) and "mode" not in names:

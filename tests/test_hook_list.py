@@ -118,6 +118,22 @@ def test_a_hook_may_leave_out_a_point_at_which_it_has_nothing_to_do():
     assert hooks.entries[0].stages == ("before_run",)
 
 
+def test_a_hook_is_asked_once_what_it_serves_however_many_others_there_are():
+    asked, hooks = [], HookList()
+
+    class Asked(Hook):
+        def __init__(self, name):
+            self.name = name
+
+        def get_triggered_stages(self):
+            asked.append(self.name)
+            return super().get_triggered_stages()
+
+    for name in "abc":
+        hooks.register(Asked(name), name)
+    assert asked == ["a", "b", "c"]
+
+
 def test_any_object_with_methods_of_those_names_is_a_hook():
     log, hooks = [], HookList()
 
