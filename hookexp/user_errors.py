@@ -50,10 +50,9 @@ def mistake_of_the_task(error: BaseException, runner: Runner) -> ConfigError | N
     """The message for an error that came of what `train_step` returned; None for any other."""
     outputs: Any = {}
     for frame, _ in traceback.walk_tb(error.__traceback__):
-        if frame.f_code.co_name == "run_iter" and frame.f_locals["self"] is runner.train_loop:
-            outputs = frame.f_locals.get(
-                "outputs", {}
-            )  # Not there before the forward pass is over.
+        given = frame.f_locals
+        if frame.f_code.co_name == "run_iter" and given.get("self") is runner.train_loop:
+            outputs = given.get("outputs", {})  # Not there before the forward pass is over.
     name = type(runner.task).__name__
     if isinstance(error, (AttributeError, TypeError)) and not isinstance(outputs, Mapping):
         return ConfigError(

@@ -51,6 +51,18 @@ def test_what_train_step_must_not_return(make_runner, change, message):
         runner.run("train")
 
 
+def test_a_function_of_the_same_name_as_the_loops_is_told_apart(make_runner):
+    class Fails(Hook):
+        def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+            def run_iter():
+                raise AttributeError("of the function")
+
+            run_iter()
+
+    with pytest.raises(AttributeError, match="of the function"):
+        make_runner({"fails": Fails()}).run("train")
+
+
 def test_an_error_of_a_hook_is_not_laid_on_the_task(make_runner):
     class Fails(Hook):
         def before_train_epoch(self, runner):
