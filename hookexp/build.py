@@ -6,6 +6,7 @@ this file there is no config any more, only objects.
 
 from __future__ import annotations
 
+import difflib
 import logging
 import random
 from pathlib import Path
@@ -188,7 +189,19 @@ def _build_sinks(cfg: DictConfig) -> SinkList:
             raise ConfigError(
                 f"sinks.{name}: {type(sink).__name__} is no sink; derive it from hookexp.Sink"
             )
+        _refuse_near_misses(name, sink)
     return SinkList(sinks)
+
+
+def _refuse_near_misses(name: str, sink: Sink) -> None:
+    """What a sink takes is in the names of its methods: one misspelt would take nothing."""
+    for method in dir(type(sink)):
+        nearest = difflib.get_close_matches(method, dir(Sink), n=1, cutoff=0.88)
+        if nearest and not hasattr(Sink, method) and method[0] != "_":
+            raise ConfigError(
+                f"sinks.{name}: {type(sink).__name__}.{method} would never be called; did you mean "
+                f"{nearest[0]}? (A helper of your own: begin its name with an underscore)"
+            )
 
 
 def _build_task(cfg: DictConfig) -> Task:

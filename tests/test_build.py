@@ -22,6 +22,7 @@ from hookexp.data.loader import BatchStream, MemoryLoader, WorkerLoader
 from hookexp.errors import ConfigError
 from hookexp.hook import Hook
 from hookexp.settings import TrainerSettings
+from hookexp.sink import Sink
 
 HERE = __name__
 
@@ -408,6 +409,17 @@ def test_a_checkpoint_of_another_model_is_refused_before_any_data_is_loaded(tmp_
     cfg = tiny(f"load_from={path}")
     cfg.data.train = {"_target_": "no.data.is.looked.at"}
     with pytest.raises(ConfigError, match=r"only in the model: generator\.bias \(1\)"):
+        build_runner(cfg, tmp_path)
+
+
+class Misspelt(Sink):
+    def log_scalar(self, scalars, step, point):
+        pass
+
+
+def test_a_sink_whose_method_would_never_be_called_is_refused(tmp_path):
+    cfg = tiny(f"+sinks.mine._target_={HERE}.Misspelt")
+    with pytest.raises(ConfigError, match=r"sinks\.mine: Misspelt\.log_scalar .* log_scalars\?"):
         build_runner(cfg, tmp_path)
 
 
