@@ -195,11 +195,14 @@ def _build_sinks(cfg: DictConfig) -> SinkList:
 
 def _refuse_near_misses(name: str, sink: Sink) -> None:
     """What a sink takes is in the names of its methods: one misspelt would take nothing."""
-    for method in dir(type(sink)):
+    kind = type(sink)
+    own = (cls for cls in kind.__mro__ if issubclass(cls, Sink) and cls is not Sink)
+    for method in (method for cls in own for method in vars(cls) if not hasattr(Sink, method)):
         nearest = difflib.get_close_matches(method, dir(Sink), n=1, cutoff=0.88)
-        if nearest and not hasattr(Sink, method) and method[0] != "_":
+        is_left_out = bool(nearest) and getattr(kind, nearest[0]) is getattr(Sink, nearest[0])
+        if is_left_out and method[0] != "_":
             raise ConfigError(
-                f"sinks.{name}: {type(sink).__name__}.{method} would never be called; did you mean "
+                f"sinks.{name}: {kind.__name__}.{method} would never be called; did you mean "
                 f"{nearest[0]}? (A helper of your own: begin its name with an underscore)"
             )
 

@@ -423,6 +423,18 @@ def test_a_sink_whose_method_would_never_be_called_is_refused(tmp_path):
         build_runner(cfg, tmp_path)
 
 
+class HasHelpers(Sink):
+    def log_image(self, name, image, step):
+        self.log_images([image])
+
+    def log_images(self, images):
+        pass
+
+
+def test_a_sink_may_have_helpers_of_similar_names(tmp_path):
+    build_runner(tiny(f"+sinks.mine._target_={HERE}.HasHelpers"), tmp_path)
+
+
 class Renames(Hook):
     def after_load_checkpoint(self, runner, checkpoint):
         weights = checkpoint["state_dict"]
