@@ -24,23 +24,24 @@ class Frozen:
 
     def __init__(self, model: nn.Module) -> None:
         self._model = dist.unwrap(model)
-        self._at_start = self._now()
+        self._at_start = {*self._now()}
 
     def note_start(self) -> None:
         """Called when `before_train` is over, in a resumed run as well."""
-        self._at_start = self._now()
+        self._at_start = {*self._now()}
 
     def state_dict(self) -> dict[str, list[str]]:
-        return {"at_start": list(self._at_start), "now": self._now()}
+        return {"at_start": sorted(self._at_start), "now": self._now()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Put back what `state_dict` returned; once the start was noted."""
+        before, at_start = {*state["now"]}, {*state["at_start"]}
         changed: dict[bool, list[str]] = {False: [], True: []}
         for name, parameter in self._model.named_parameters():
-            learned = name not in state["now"]
+            learned = name not in before
             if learned == parameter.requires_grad:
                 continue
-            if (name in state["at_start"]) == (name in self._at_start):
+            if (name in at_start) == (name in self._at_start):
                 parameter.requires_grad_(learned)
             else:
                 changed[learned].append(name)

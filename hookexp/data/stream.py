@@ -202,12 +202,11 @@ class BatchStream:
 
     def _pass(self, number: int, state: dict[str, Any] | None) -> tuple[_Pass, Iterator[Any]]:
         """A pass whose next batch has that number, from its begin or from a state inside it."""
-        is_inside = state is not None and not _is_between(state)
-        self._reorder(number - state["in_pass"] if state is not None and is_inside else number)
         if state is not None and not _is_between(state):
             position = _position_in(state)
             self._positions.append((number, position))
             one = _Pass(number - state["in_pass"], number, state["generators"])
+            self._reorder(one.first)
             if not position.ended_by:
                 return one, self._resumed(state)
             self._set_own(state["generators"].get("own", ()))
@@ -217,6 +216,7 @@ class BatchStream:
         generators: dict[str, Any] = {"own": self._own_states()}
         if self._tracker is None:
             generators["global"] = rng_state()
+        self._reorder(number)
         batches = self._begin() if state is None or end is None else self._after(end)
         return _Pass(number, number, generators), batches
 

@@ -48,10 +48,7 @@ class ScheduledEntry:
             ):
                 return
         self.epoch, self.optim_steps = epoch, optim_steps
-        values = self.flat_bases
-        for apply, counts_epochs in self.maps:
-            values = apply(values, epoch if counts_epochs else optim_steps)
-        for write, value in zip(self.writes, values, strict=True):
+        for write, value in zip(self.writes, self._scheduled(), strict=True):
             write(value)
 
     def values(self) -> dict[str, list[float]]:
