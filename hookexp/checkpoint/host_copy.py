@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-_TensorKey = tuple[int, torch.Size, tuple[int, ...], torch.dtype]
+_Layout = tuple[torch.Size, tuple[int, ...], torch.dtype]
 _Path = tuple[Any, ...]
 """Keys and positions on the way to a value; joined to one text, two ways could read the same."""
 
@@ -22,55 +22,55 @@ class HostCopy:
     """Copies nested dicts, lists, tuples and sets with their tensors; other values are shared."""
 
     def __init__(self) -> None:
-        self._buffers: dict[_Path, Tensor] = {}
+        self._buffers: dict[_Path, tuple[_Layout, Tensor]] = {}
+        self._before: dict[_Path, tuple[_Layout, Tensor]] = {}
+        self._seen: dict[tuple[int, _Layout], Tensor] = {}
         self._gpus: set[torch.device] = set()
 
+    @torch.no_grad()
     def copy(self, value: Any) -> Any:
         """The same structure with tensors of its own on the host. Overwrites the copy before it."""
-        used: dict[_Path, Tensor] = {}
-        copied = self._copy(value, (), used, {})
-        self._buffers = used
+        self._before, self._buffers, self._seen = self._buffers, {}, {}
+        copied = self._copy(value, ())
+        self._before, self._seen = {}, {}
         for gpu in self._gpus:
             torch.cuda.synchronize(gpu)
         return copied
 
-    def _copy(
-        self, value: Any, path: _Path, used: dict[_Path, Tensor], seen: dict[_TensorKey, Tensor]
-    ) -> Any:
-        if isinstance(value, Tensor) and value.layout is not torch.strided:
-            return value.detach().to("cpu", copy=True)  # A sparse gradient of an open window.
+    def _copy(self, value: Any, path: _Path) -> Any:
         if isinstance(value, Tensor):
-            # Tied weights stay one tensor, in memory and in the file.
-            key = (value.data_ptr(), value.shape, value.stride(), value.dtype)
-            if value.numel() == 0 or key not in seen:
-                seen[key] = used[path] = self._copy_tensor(value.detach(), path)
-            return seen[key]
+            return self._copy_tensor(value, path)
         if isinstance(value, dict):
             # A module's state_dict has the versions of its modules in an attribute.
             copied = copy.copy(value)
             for key, item in value.items():
-                copied[key] = self._copy(item, (*path, key), used, seen)
+                copied[key] = self._copy(item, (*path, key))
             return copied
         if type(value) in (list, tuple, set):
             if _ATOMS.issuperset(map(type, value)):
-                return type(value)(value)  # The state of a generator alone is 625 numbers.
-            return type(value)(self._copy(v, (*path, n), used, seen) for n, v in enumerate(value))
+                return type(value)(value)
+            return type(value)(self._copy(v, (*path, n)) for n, v in enumerate(value))
         return value
 
     def _copy_tensor(self, tensor: Tensor, path: _Path) -> Tensor:
-        buffer = self._buffers.get(path)
-        if buffer is None or _layout(buffer) != _layout(tensor):
+        if tensor.layout is not torch.strided:
+            return tensor.to("cpu", copy=True)  # A sparse gradient of an open window.
+        layout = tensor.shape, tensor.stride(), tensor.dtype
+        key = tensor.data_ptr(), layout
+        if key in self._seen and tensor.numel():
+            return self._seen[key]  # Tied weights stay one tensor, in memory and in the file.
+        known, buffer = self._before.get(path, (None, tensor))
+        if known != layout:
             buffer = torch.empty_like(tensor, device="cpu", pin_memory=tensor.is_cuda)
         if tensor.is_cuda:
             self._gpus.add(tensor.device)
-        return buffer.copy_(tensor, non_blocking=True)
+        self._buffers[path] = layout, buffer
+        self._seen[key] = buffer.copy_(tensor, non_blocking=True)
+        return buffer
 
 
 _ATOMS = frozenset((type(None), bool, int, float, str, bytes))
-
-
-def _layout(tensor: Tensor) -> tuple[torch.Size, tuple[int, ...], torch.dtype]:
-    return tensor.shape, tensor.stride(), tensor.dtype
+"""What takes one look to know of a list, such as the 625 numbers of a generator's state."""
 
 
 def num_bytes(value: Any) -> int:
@@ -79,6 +79,6 @@ def num_bytes(value: Any) -> int:
         return value.numel() * value.element_size()
     if isinstance(value, dict):
         return sum(map(num_bytes, value.values()))
-    if isinstance(value, (list, tuple, set)):
+    if isinstance(value, (list, tuple, set)) and not _ATOMS.issuperset(map(type, value)):
         return sum(map(num_bytes, value))
     return 0

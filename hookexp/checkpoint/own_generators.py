@@ -16,6 +16,8 @@ from hookexp.data.tracking import GENERATORS
 from hookexp.task import Task
 
 logger = logging.getLogger("hookexp")
+_OF_EVERY_MODULE = frozenset(vars(nn.Module()))
+"""Most attributes there are, none of them a generator; a look at each would take a save longer."""
 
 
 def states_of(model: nn.Module, task: Task) -> dict[str, Any]:
@@ -43,7 +45,7 @@ def _generators(model: nn.Module, task: Task) -> Iterator[tuple[str, Any]]:
         owners += [(f"{prefix}.{name}".rstrip("."), m) for name, m in part.named_modules()]
     for path, owner in owners:
         for name, value in vars(owner).items():
-            if isinstance(value, GENERATORS):
+            if name not in _OF_EVERY_MODULE and isinstance(value, GENERATORS):
                 yield f"{path}.{name}", value
 
 

@@ -9,7 +9,9 @@ from torch import Tensor
 
 from hookexp.errors import ConfigError
 
-_LEAVES = (type(None), bool, int, float, str, bytes, Tensor, torch.Size, torch.device, torch.dtype)
+_LEAVES = frozenset(
+    (type(None), bool, int, float, str, bytes, Tensor, torch.Size, torch.device, torch.dtype)
+)
 
 
 def ensure_plain(value: Any, path: str) -> None:
@@ -31,6 +33,8 @@ def ensure_plain(value: Any, path: str) -> None:
         for key, item in getattr(value, "__dict__", {}).items():
             ensure_plain(item, f"{path}.{key}")
     elif kind in (list, tuple, set):
+        if _LEAVES.issuperset(map(type, value)):
+            return  # The state of a generator alone is 625 numbers.
         for index, item in enumerate(value):
             ensure_plain(item, f"{path}[{index}]")
     elif kind not in _LEAVES and not isinstance(value, Tensor):

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
 import os
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -14,9 +15,8 @@ from typing import Any, BinaryIO
 UNFINISHED = ".tmp"
 """How the name of a file ends that is being written: `.<name>.<process id>.tmp`."""
 
-_SIZE_OF_BLOCK = 1 << 20
-_WORTH_A_THREAD = 1 << 18
-"""Bytes from which on it pays to hash them on another thread."""
+_SIZE_OF_BLOCK = 1 << 22
+"""Bytes that are hashed at once: of smaller blocks each takes Python's lock from the training."""
 
 
 def write_whole(
@@ -28,23 +28,24 @@ def write_whole(
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}{UNFINISHED}")
     try:
-        with temporary.open("wb") as raw, ThreadPoolExecutor(max_workers=1) as thread:
-            hashing = _HashingWriter(raw, thread)
+        with temporary.open("w+b") as raw, ThreadPoolExecutor(max_workers=1) as thread:
+            file = _HashedFile(raw, thread)
             try:
-                write(hashing)
+                write(file)
             except RuntimeError as error:
                 # torch.save hides what the disk said behind an error of its own zip writer.
-                raise (hashing.error or error) from error
-            raw.flush()
+                raise (file.error or error) from error
+            hashing = file.hash_behind()
             os.fsync(raw.fileno())
-        before_rename(hashing.hexdigest(), hashing.size)
+            digest = hashing.result()
+        before_rename(digest, file.size)
         temporary.replace(path)
     except BaseException:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
         raise
     fsync_folder(path.parent)
-    return hashing.hexdigest(), hashing.size
+    return digest, file.size
 
 
 def fsync_folder(folder: Path) -> None:
@@ -55,16 +56,18 @@ def fsync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-class _HashingWriter(io.RawIOBase):
-    """Passes bytes on to a file and hashes them, so that the checksum costs no second reading.
+class _HashedFile(io.RawIOBase):
+    """Passes bytes on to a file, which `thread` reads behind and hashes meanwhile.
 
-    Large pieces are hashed by `thread` while they are written: neither holds Python's lock.
+    It hashes what the system has taken, not the memory that came from: that may change, or be
+    given back, once `write` returns. A file that was just written is read from memory.
     """
 
     def __init__(self, raw: BinaryIO, thread: ThreadPoolExecutor) -> None:
         self._raw = raw
         self._thread = thread
         self._sha256 = hashlib.sha256()
+        self._hashed = self._handed_on = 0
         self.size = 0
         self.error: OSError | None = None
         """What the file refused a write with."""
@@ -73,26 +76,33 @@ class _HashingWriter(io.RawIOBase):
         return True
 
     def write(self, data: Any) -> int:
-        length = len(memoryview(data).cast("B"))
-        is_large = length >= _WORTH_A_THREAD
-        hashed = self._thread.submit(self._sha256.update, data) if is_large else None
+        length = memoryview(data).nbytes
         try:
             self._raw.write(data)
+            self.size += length
+            if self.size - self._handed_on >= _SIZE_OF_BLOCK:
+                self.hash_behind()
         except OSError as error:
             self.error = error
             raise
-        finally:
-            if hashed is not None:
-                hashed.result()  # The caller's memory may change once this returns.
-        if hashed is None:
-            self._sha256.update(data)
-        self.size += length
         return length
 
     def flush(self) -> None:
         self._raw.flush()
 
-    def hexdigest(self) -> str:
+    def hash_behind(self) -> Future[str]:
+        """Have all that was written so far hashed; the result is the checksum of that."""
+        self._raw.flush()
+        self._handed_on = self.size
+        return self._thread.submit(self._hash, self.size)
+
+    def _hash(self, end: int) -> str:
+        while self._hashed < end:
+            block = os.pread(self._raw.fileno(), _SIZE_OF_BLOCK, self._hashed)
+            if not block:
+                raise OSError(errno.EIO, f"{self._hashed} of {end} bytes can be read again")
+            self._sha256.update(block)
+            self._hashed += len(block)
         return self._sha256.hexdigest()
 
 

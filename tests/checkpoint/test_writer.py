@@ -196,6 +196,19 @@ def test_two_ways_to_a_tensor_that_read_the_same_are_two():
     assert torch.equal(copied["m.fc"]["w"], torch.zeros(2))
 
 
+def test_a_copy_that_failed_leaves_nothing_behind_for_the_next():
+    weight, host_copy = torch.ones(2), HostCopy()
+    with pytest.raises(NotImplementedError):
+        host_copy.copy({"weight": weight, "without memory": torch.empty(2, device="meta")})
+    weight.zero_()
+    assert host_copy.copy({"weight": weight})["weight"].tolist() == [0, 0]
+
+
+def test_a_copy_learns_nothing_from_what_it_was_made_of():
+    weight = torch.ones(2, requires_grad=True)
+    assert not HostCopy().copy({"weight": weight})["weight"].requires_grad
+
+
 @pytest.mark.parametrize("item", [1, (1, (2, 3))])
 def test_a_copy_of_a_set_does_not_grow_with_it(item):
     state = {"seen": {item}}
