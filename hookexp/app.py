@@ -23,7 +23,7 @@ from hookexp.compose import boundary, sweep_table
 from hookexp.compose.checks import check_config
 from hookexp.compose.command_line import CommandLine
 from hookexp.compose.completion import prepare
-from hookexp.compose.conf_dir import conf_dir
+from hookexp.compose.conf_dir import VERSION_BASE, conf_dir
 from hookexp.compose.folders import FolderInUse, refuse_used
 from hookexp.compose.isolation import restored_process_state
 from hookexp.compose.lock import locked
@@ -66,7 +66,7 @@ def main() -> None:
 
 def _run_hydra() -> None:
     try:
-        hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")(run_job)()
+        hydra.main(str(conf_dir()), "config", **VERSION_BASE)(run_job)()
     finally:
         sweep_table.end()
 

@@ -77,6 +77,12 @@ def test_runs_started_at_once_with_a_hook_of_the_current_folder(tmp_path: Path) 
         assert "hello from" in (folder / "hookexp.log").read_text()
 
 
+def test_a_run_without_trouble_says_nothing_on_stderr(tmp_path: Path) -> None:
+    """Also no advice of Hydra's: it has some for other uses of it than this one."""
+    code, _, err = finish(start(tmp_path, *SHORT))
+    assert (code, err) == (0, "")
+
+
 def test_a_bug_shows_its_own_frames_and_the_hook(tmp_path: Path) -> None:
     (tmp_path / "my_module.py").write_text(HOOKS)
     process = start(tmp_path, *SHORT, "+hooks.mine._target_=my_module.Bad")

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 import torch
 from fakes import TinyData, TinyTask
-from hydra import compose, initialize_config_dir
+from hydra import compose
 from torch.utils.data import DataLoader, Dataset, DistributedSampler, IterableDataset
 
 import hookexp.app  # noqa: F401  (registers the plugins)
 from hookexp.build import build_hooks, build_runner
 from hookexp.build_data import build_loaders
-from hookexp.compose.conf_dir import conf_dir
+from hookexp.compose.conf_dir import with_hydra
 from hookexp.compose.isolation import restored_process_state
 from hookexp.compose.typed import drop_keys_of_the_old_target, words_of_an_evaluation
 from hookexp.data.loader import BatchStream, MemoryLoader, WorkerLoader
@@ -84,7 +84,7 @@ class Late(Hook):
 
 
 def config(*overrides):
-    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+    with with_hydra():
         return compose("config", overrides=list(overrides))
 
 

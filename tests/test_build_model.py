@@ -7,12 +7,12 @@ import logging
 
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
+from hydra import compose
 from torch import nn
 
 import hookexp.app  # noqa: F401  (registers the plugins)
 from hookexp.build import build_runner
-from hookexp.compose.conf_dir import conf_dir
+from hookexp.compose.conf_dir import with_hydra
 from hookexp.compose.isolation import restored_process_state
 from hookexp.errors import ConfigError
 
@@ -23,7 +23,7 @@ BACKEND = "aot_eager"
 def config(*overrides, max_iters=3):
     common = ["trainer.device=cpu", f"trainer.max_iters={max_iters}", "sinks=none", "data.val=null"]
     small = ["model.width=4", "data.batch_size=8", "hooks=-checkpoint"]
-    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+    with with_hydra():
         return compose("config", overrides=[*common, *small, *overrides])
 
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import pytest
-from hydra import compose, initialize_config_dir
+from hydra import compose
 
 import hookexp.app  # noqa: F401  (registers the plugins)
 from hookexp.build import build_hooks
-from hookexp.compose.conf_dir import conf_dir
+from hookexp.compose.conf_dir import with_hydra
 from hookexp.contracts import applying
 from hookexp.errors import ConfigError
 from hookexp.hook import Hook
@@ -48,7 +48,7 @@ def put_together(hook, priority, other_priority=50, with_other=True):
 
 
 def config(*overrides):
-    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+    with with_hydra():
         return compose("config", overrides=list(overrides))
 
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 from fakes import TinyData
-from hydra import compose, initialize_config_dir
+from hydra import compose
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 import hookexp.app  # noqa: F401  (registers the plugins)
 from hookexp.build import build_runner
-from hookexp.compose.conf_dir import conf_dir
+from hookexp.compose.conf_dir import with_hydra
 from hookexp.data.loader import BatchStream
 from hookexp.errors import ConfigError
 from hookexp.hook import Hook
@@ -55,7 +55,7 @@ class Trace(Hook):
 
 
 def runner_of(tmp_path, *overrides, source="fakes.TinyData"):
-    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+    with with_hydra():
         base = ["trainer.device=cpu", "sinks=none", f"+hooks.trace._target_={HERE}.Trace"]
         cfg = compose("config", overrides=[*base, *overrides])
     cfg.model = {"_target_": "fakes.TinyModel"}

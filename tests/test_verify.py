@@ -7,10 +7,10 @@ import signal
 
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
+from hydra import compose
 
 import hookexp.app  # noqa: F401  (registers the plugins)
-from hookexp.compose.conf_dir import conf_dir
+from hookexp.compose.conf_dir import with_hydra
 from hookexp.errors import ConfigError
 from hookexp.hook import Hook
 from hookexp.verify import verify_resume
@@ -53,7 +53,7 @@ TAKEN = [f"~model.{key}" for key in ("num_classes", "in_channels", "width", "dro
 
 
 def verify(tmp_path, *overrides):
-    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+    with with_hydra():
         cfg = compose(
             "config",
             overrides=["trainer.device=cpu", "trainer.verify_iters=4", *overrides],

@@ -14,7 +14,7 @@ import omegaconf
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig
 
-from hookexp.compose.conf_dir import conf_dir
+from hookexp.compose.conf_dir import with_hydra
 from hookexp.errors import ConfigError
 
 _HYDRA_SWITCH = "HYDRA_FULL_ERROR"
@@ -91,7 +91,7 @@ def _mistake(error: BaseException, overrides: Sequence[str]) -> ConfigError | No
 
     if GlobalHydra.instance().is_initialized():
         return in_its_file(translate(error, overrides), overrides)
-    with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
+    with with_hydra():
         return translate(error, overrides)
 
 

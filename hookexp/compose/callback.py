@@ -9,7 +9,7 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.experimental.callback import Callback
-from omegaconf import DictConfig
+from omegaconf import DictConfig, read_write
 
 from hookexp.compose import sweep_table
 from hookexp.compose.boundary import Reported, leaves_on_error
@@ -43,7 +43,8 @@ class RunCallback(Callback):
                 raise SystemExit(0)
             if is_other_rank():
                 # The first process claims the folder, and `build` tells the others which.
-                config.hydra.run.dir = tempfile.mkdtemp(prefix="hookexp-")
+                with read_write(config.hydra):
+                    config.hydra.run.dir = tempfile.mkdtemp(prefix="hookexp-")
                 return
             claim_run_folder(config)
             lock(Path(str(config.hydra.run.dir)))

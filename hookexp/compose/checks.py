@@ -14,6 +14,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from hookexp.compose.lr_find import for_lr_find
 from hookexp.compose.mistakes import options_of
+from hookexp.compose.named_sets import check_taken_away
 from hookexp.compose.set_edits import SETS
 from hookexp.compose.sources import line_of
 from hookexp.compose.wording import listed, nearest
@@ -38,6 +39,7 @@ def check_config(cfg: DictConfig, words: Sequence[str], choices: Mapping[str, An
     _check_top(cfg)
     _check_complete(cfg, words)
     _check_missing(cfg)
+    check_taken_away(cfg, choices)
     check_name(cfg)
     _check_numbers(cfg, words, choices)
     settings_of(cfg)

@@ -11,7 +11,7 @@ import os
 import re
 from pathlib import Path
 
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, OmegaConf, read_write
 
 from hookexp.compose.secrets import masked_words
 from hookexp.errors import ConfigError
@@ -51,7 +51,8 @@ def claim_run_folder(cfg: DictConfig) -> None:
         refuse_used(folder, cfg)
         _make(folder, "hydra.run.dir")
         return
-    cfg.hydra.run.dir = str(_claim(Path(str(cfg.hydra.run.dir)), "hydra.run.dir"))
+    with read_write(cfg.hydra):
+        cfg.hydra.run.dir = str(_claim(Path(str(cfg.hydra.run.dir)), "hydra.run.dir"))
 
 
 def claim_sweep_folder(cfg: DictConfig) -> None:
@@ -60,8 +61,8 @@ def claim_sweep_folder(cfg: DictConfig) -> None:
         _make(_given(str(cfg.hydra.sweep.dir), "hydra.sweep.dir"), "hydra.sweep.dir")
         return
     folder = _claim(Path(str(cfg.hydra.sweep.dir)), "hydra.sweep.dir")
-    cfg.hydra.sweep.dir = str(folder)
-    with open_dict(cfg.hydra.overrides):
+    with read_write(cfg.hydra):
+        cfg.hydra.sweep.dir = str(folder)
         # Jobs are composed anew, each from these overrides.
         quoted = str(folder).replace("\\", "\\\\").replace("'", "\\'")
         cfg.hydra.overrides.hydra.append(f"hydra.sweep.dir='{quoted}'")

@@ -19,6 +19,7 @@ from hydra.errors import InstantiationException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from hookexp.compose.conf_dir import IS_HYDRA_1_3
 from hookexp.compose.imports import is_a_module, not_importable
 from hookexp.compose.wording import listed, nearest, on_one_line, said
 from hookexp.errors import ConfigError, add_note
@@ -49,8 +50,8 @@ def instantiate(node: DictConfig, path: str, *args: Any, **kwargs: Any) -> Any:
         made = hydra.utils.instantiate(copy, *args, _convert_="all", **kwargs)
     except OmegaConfBaseException as error:
         raise ConfigError(f"{path}: {said(error)}") from error
-    except InstantiationException as error:
-        problem, cause = _translated(error, root, path), error.__cause__
+    except Exception as error:
+        problem, cause = _translated(error, root, path), _cause_of(error)
     else:
         return _checked_if_partial(made, copy, path)
     if problem is cause:
@@ -76,10 +77,8 @@ class _Later:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         try:
             return self._function(*args, **kwargs)
-        except InstantiationException as error:
-            cause = error.__cause__ or error
         except Exception as error:
-            cause = error
+            cause = _cause_of(error) or error
         problem = _refusal(cause, self._node, self._path, "called")
         if problem is cause:
             raise problem
@@ -107,9 +106,9 @@ def _key_of(error: OmegaConfBaseException, path: str) -> str:
 
 
 def _literal(value: Any) -> Any:
-    """The value with `${` escaped for the two times that Hydra resolves on the way to a call."""
+    """The value with `${` escaped for each time that Hydra resolves on the way to a call."""
     if isinstance(value, str):
-        return value.replace("${", r"\\\${")
+        return value.replace("${", r"\\\${" if IS_HYDRA_1_3 else r"\${")
     if isinstance(value, dict):
         return {key: _literal(item) for key, item in value.items()}
     if isinstance(value, list):
@@ -117,13 +116,18 @@ def _literal(value: Any) -> Any:
     return value
 
 
-def _translated(error: InstantiationException, root: DictConfig, path: str) -> BaseException:
-    """What to raise for Hydra's error: it wraps those of importing and of calling a target."""
-    text = str(error)
+def _cause_of(error: Exception) -> BaseException | None:
+    """What a target raised; hydra-core 1.4 no longer wraps it."""
+    return error.__cause__ if isinstance(error, InstantiationException) else error
+
+
+def _translated(error: Exception, root: DictConfig, path: str) -> BaseException:
+    """What to raise for what came out of Hydra when it imported and called targets."""
+    cause = _cause_of(error)
+    text = str(error) if cause is not error else "".join(_taken_notes(error))
     found = _FULL_KEY.search(text)
     path = found.group(1) if found else path
     node = OmegaConf.select(root, path)
-    cause = error.__cause__
     if cause is None and "Expected a callable target" in text and "'module'" in text:
         return is_a_module(str(node["_target_"]), path)
     if text.startswith("Error locating target"):
@@ -131,6 +135,14 @@ def _translated(error: InstantiationException, root: DictConfig, path: str) -> B
     if cause is None:
         return ConfigError(f"{path}: {on_one_line(_FULL_KEY.sub('', text))}")
     return _refusal(cause, node, path)
+
+
+def _taken_notes(error: Exception) -> list[str]:
+    """Where Hydra says an error came from, which is ours to say, taken out of its notes."""
+    notes: list[str] = getattr(error, "__notes__", [])
+    taken = [f"\n{note}" for note in notes if _FULL_KEY.fullmatch(f"\n{note}")]
+    notes[:] = [note for note in notes if f"\n{note}" not in taken]
+    return taken
 
 
 def _refusal(cause: BaseException, node: Any, path: str, done: str = "made") -> BaseException:

@@ -35,6 +35,11 @@ class Case:
 
 Rule = Callable[[Case], str]
 
+_MAPPING_FOR_A_LIST = (
+    "Cannot merge DictConfig with ListConfig",
+    "Cannot merge incompatible container types",
+)
+
 _LONGEST_LIST = 100
 """Characters of names that a message may list; more hide what else it says."""
 
@@ -108,15 +113,29 @@ def _added_twice(case: Case) -> str:
         if f"+{key}" in (word.partition("=")[0] for word in case.overrides):
             return f"+{key}: the group has an option already; write {key}=OPTION without +"
         return f"{key}: has two options at once; choose one of: {listed(options_of(key))}"
-    listed_edits = value_given(top, case.overrides)
-    if listed_edits.startswith("["):
-        together = re.sub(r"[\[\], ]", "", listed_edits)
-        return f"{top}={listed_edits}: all edits of a set are one word: {top}={together}"
+    if in_one_word := _in_one_word(top, case.overrides):
+        return in_one_word
     who = who_has_on(top, name, case.overrides)
     return (
         f"{top}=+{name}: {name} is on already{who}; to choose its option write "
         f"{key}=OPTION ({listed(options_of(key))})"
     )
+
+
+def _no_choice(case: Case) -> str:
+    """A set that `minus/hooks: ${hooks}` finds no single option of."""
+    key = case.key
+    return _in_one_word(key, case.overrides) or (
+        f"~{key}: no run goes without this key of the config; use {key}=none"
+    )
+
+
+def _in_one_word(group: str, overrides: Sequence[str]) -> str:
+    edits = value_given(group, overrides)
+    if not edits.startswith("["):
+        return ""
+    together = re.sub(r"[\[\], ]", "", edits)
+    return f"{group}={edits}: all edits of a set are one word: {group}={together}"
 
 
 def _override_not_on(case: Case) -> str:
@@ -211,8 +230,8 @@ def _already_there(case: Case) -> str:
 
 def _bad_value(case: Case) -> str:
     causes = [said(link) for link in case.chain if isinstance(link, OmegaConfBaseException)]
-    if causes[:1] == ["Cannot merge DictConfig with ListConfig"]:
-        key, _, value = case.key.partition("=")
+    key, _, value = case.key.partition("=")
+    if value.startswith("{") and causes and causes[0] in _MAPPING_FOR_A_LIST:
         return f"{case.key}: a list belongs here; write '{key}=[{value}]'"
     return f"{case.key}: {listed(causes[:1])}"
 
@@ -263,7 +282,9 @@ def experiment_with(group: str, option: str, overrides: Sequence[str]) -> str | 
 RULES: tuple[tuple[str, Rule], ...] = (
     (r"(\S+) appears more than once in the final defaults list", _added_twice),
     (r"Multiple values for (\S+)\. ", _added_twice),
+    (r"Error resolving interpolation '\$\{(hooks|sinks)\}'", _no_choice),
     (r"Could not override '([^']+)'\. ?\n?(?:No match|Did you mean)", _override_not_on),
+    (r"No earlier Group Default for '([^']+)' exists", _override_not_on),
     (r"Could not override '([^']+)'", _no_such_key),
     (r"Could not delete '([^']+)'", _deletion_not_on),
     (r"Could not delete from config\. '([^']+)'", _deletion_not_on),

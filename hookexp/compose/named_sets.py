@@ -6,8 +6,8 @@ group `hooks`; what it lacks is a config of that name. `SetSource` answers for i
 list, so everything Hydra can do with an option works: sweeps, `hooks/ema=swa` beside it, `--info`.
 
 Taking away is a matter of the whole config, since an experiment may have added or set values for
-what `-name` takes away. So `config.yaml` ends its defaults list with `minus/hooks:
-${hookexp.minus:hooks}`, and `SetSource` answers for that with nulls, which win by coming last.
+what `-name` takes away. So `config.yaml` ends its defaults list with `minus/hooks: ${hooks}`, and
+`SetSource` answers for that option once more, with nulls, which win by coming last.
 """
 
 from __future__ import annotations
@@ -23,13 +23,11 @@ from hydra.plugins.config_source import ConfigResult, ConfigSource
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import DictConfig, OmegaConf
 
-from hookexp.compose.set_edits import SETS, SetEdits, choice_of, options_in
+from hookexp.compose.set_edits import SETS, SetEdits
 from hookexp.compose.wording import listed, nearest
 from hookexp.errors import ConfigError
 
 _MINUS = "minus"
-_KEEP_ALL = "nothing"
-_DROP_ALL = "all"
 
 
 def members(group: str) -> list[str]:
@@ -41,52 +39,31 @@ def members_on(choices: Any, group: str) -> list[str]:
     """The names that a composition has on, from its choices per group."""
     prefix = f"{group}/"
     on = {str(key)[len(prefix) :] for key, value in choices.items() if _is_on(key, value, prefix)}
-    for option in filter(SetEdits.matches, options_in(choice_of(choices, group))):
-        on.update(SetEdits.parse(group, option).added)
+    on.update(_edits_in(choices, group).added)
     return sorted(on)
 
 
-def removed_members(group: str, *, _root_: DictConfig) -> str:
-    """Resolver `hookexp.minus`: the members a composition has to end without.
-
-    Args:
-        group: the set.
-        _root_: Hydra's choices per group so far, which is all of them.
-
-    Raises:
-        ConfigError: for a member to take away that is not on.
-    """
-    options = options_in(choice_of(_root_, group))
-    if "none" in options:
-        return _DROP_ALL
-    option = "".join(filter(SetEdits.matches, options))
-    removed = SetEdits.parse(group, option).removed
-    on = members_on(_root_, group)
-    for name in removed:
-        if name not in on:
-            raise ConfigError(
-                f"{group}={option}: {name} is not on, so it cannot be taken away; "
-                f"on are: {listed(on)}{nearest(name, on)}"
-            )
-    return "+".join(removed) or _KEEP_ALL
-
-
 def check_taken_away(cfg: DictConfig, choices: Any) -> None:
-    """Refuse a config in which something is still on that was taken away.
+    """Refuse to take away what is not on, and a config in which it still is.
 
     That is so where the primary config is not ours and does not end with what ours ends with.
 
     Raises:
-        ConfigError: tells the line that is missing.
+        ConfigError: tells what is on, or the line that is missing.
     """
     for group in SETS:
-        for option in filter(SetEdits.matches, options_in(choice_of(choices, group))):
-            for name in SetEdits.parse(group, option).removed:
-                if OmegaConf.select(cfg, f"{group}.{name}") is not None:
-                    raise ConfigError(
-                        f"{group}=-{name}: {name} is still on; the defaults list of your primary "
-                        f"config has to end with `- minus/{group}: ${{hookexp.minus:{group}}}`"
-                    )
+        on = members_on(choices, group)
+        for name in _edits_in(choices, group).removed:
+            if name not in on:
+                raise ConfigError(
+                    f"{group}={choices[group]}: {name} is not on, so it cannot be taken away; "
+                    f"on are: {listed(on)}{nearest(name, on)}"
+                )
+            if OmegaConf.select(cfg, f"{group}.{name}") is not None:
+                raise ConfigError(
+                    f"{group}=-{name}: {name} is still on; the defaults list of your primary "
+                    f"config has to end with `- minus/{group}: ${{{group}}}`"
+                )
 
 
 class SetSource(ConfigSource):
@@ -112,7 +89,8 @@ class SetSource(ConfigSource):
     def load_config(self, config_path: str) -> ConfigResult:
         group, _, option = config_path.partition("/")
         if group == _MINUS:
-            return self._result(_nulls(*option.split("/")), package="_global_")
+            group, _, option = option.partition("/")
+            return self._result(_nulls(group, option), package="_global_")
         edits = SetEdits.parse(group, option)
         defaults: list[Any] = ["default"]
         for name, choice in edits.added.items():
@@ -149,11 +127,16 @@ class SetSearchPath(SearchPathPlugin):
 
 
 def _nulls(group: str, option: str) -> dict[str, Any]:
-    if option == _DROP_ALL:
+    """What a set ends without, by its option."""
+    if option == "none":
         return {group: None}
-    if option == _KEEP_ALL:
-        return {}
-    return {group: dict.fromkeys(option.split("+"))}
+    removed = SetEdits.parse(group, option).removed if SetEdits.matches(option) else ()
+    return {group: dict.fromkeys(removed)} if removed else {}
+
+
+def _edits_in(choices: Any, group: str) -> SetEdits:
+    option = str(choices.get(group))
+    return SetEdits.parse(group, option) if SetEdits.matches(option) else SetEdits({}, ())
 
 
 def _default_of(group: str, name: str, choice: str | None) -> Any:

@@ -1,12 +1,9 @@
-"""The grammar of `+ema/swa-iter_timer`, and where such an option stands among Hydra's choices."""
+"""The grammar of `+ema/swa-iter_timer`."""
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Any
-
-from omegaconf import DictConfig
 
 from hookexp.errors import ConfigError
 
@@ -60,18 +57,3 @@ class SetEdits:
             else:
                 removed.append(name)
         return SetEdits(added, tuple(removed))
-
-
-def choice_of(choices: Any, group: str) -> Any:
-    """A group's choice; one that is a list stands in Hydra's list of defaults alone."""
-    if group in choices:
-        return choices[group]
-    items = (item for item in choices.get("defaults", ()) if isinstance(item, DictConfig))
-    return next((item[group] for item in items if group in item), None)
-
-
-def options_in(choice: Any) -> list[str]:
-    """A group's choice as a list: it is one option, several (`hooks=[+ema]`), or none."""
-    if choice is None:
-        return []
-    return [choice] if isinstance(choice, str) else [str(option) for option in choice]

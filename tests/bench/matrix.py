@@ -25,10 +25,10 @@ TESTS = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(TESTS), str(TESTS.parent)]
 
 import torch
-from hydra import compose, initialize_config_dir
+from hydra import compose
 
 import hookexp.app  # noqa: F401  (registers the plugins)
-from hookexp.compose.conf_dir import conf_dir
+from hookexp.compose.conf_dir import with_hydra
 from hookexp.compose.isolation import restored_process_state
 from hookexp.compose.typed import drop_keys_of_the_old_target
 from hookexp.errors import ConfigError
@@ -164,7 +164,7 @@ def verdict(words: list[str]) -> str:
         restored_process_state(),
         redirect_stdout(io.StringIO()),
     ):
-        with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        with with_hydra():
             cfg = compose("config", overrides=words)
         drop_keys_of_the_old_target(cfg, words)
         try:

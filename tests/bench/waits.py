@@ -18,11 +18,11 @@ from typing import Any
 import timing
 import torch
 import workloads
-from hydra import compose, initialize_config_dir
+from hydra import compose
 from waiting import PerIteration, Waits, counted_waits
 
 from hookexp.build import build_runner
-from hookexp.compose.conf_dir import conf_dir
+from hookexp.compose.conf_dir import with_hydra
 from hookexp.hook import Hook, Priority
 
 INTERVAL = 10
@@ -52,7 +52,7 @@ class Forbidden(Hook):
 def waits_of(precision: str, iters: int) -> list[Waits]:
     """What asked for a tensor's value in each iteration."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+    with with_hydra():
         cfg = compose(
             "config",
             overrides=[

@@ -14,13 +14,13 @@ from typing import Any
 
 import timing
 import torch
-from hydra import compose, initialize_config_dir
+from hydra import compose
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 import hookexp.app  # noqa: F401  (registers the plugins)
 from hookexp.build import build_runner
-from hookexp.compose.conf_dir import conf_dir
+from hookexp.compose.conf_dir import with_hydra
 from hookexp.hook import Hook
 from hookexp.log import ConsoleHandler, FileFormatter
 from hookexp.runner import Runner
@@ -233,7 +233,7 @@ def bare_us(workload: Workload, iters: int, with_schedule: bool = False) -> floa
 def build(workload: Workload, iters: int, *overrides: str, num_no_ops: int = 0) -> Runner:
     """A run of ours over the same batches, model and optimizer as the loop by hand."""
     set_up_logging()
-    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+    with with_hydra():
         cfg = compose(
             "config",
             overrides=["trainer.device=cpu", f"trainer.max_iters={iters}", *overrides],

@@ -7,13 +7,13 @@ import collections
 import pytest
 import torch
 from fakes import TinyModel
-from hydra import compose, initialize_config_dir
+from hydra import compose
 from safetensors.torch import save_file
 
 import hookexp.app  # noqa: F401  (registers the plugins)
 from hookexp.build import build_runner
 from hookexp.checkpoint.foreign import fitted
-from hookexp.compose.conf_dir import conf_dir
+from hookexp.compose.conf_dir import with_hydra
 from hookexp.errors import ConfigError
 from hookexp.hook import Hook
 
@@ -135,7 +135,7 @@ def test_a_type_that_is_not_installed_is_named(make_runner, tmp_path):
 
 
 def runner_of(tmp_path, *overrides):
-    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+    with with_hydra():
         cfg = compose("config", overrides=["trainer.device=cpu", "sinks=none", *overrides])
     tmp_path.mkdir(exist_ok=True)
     return build_runner(cfg, tmp_path)

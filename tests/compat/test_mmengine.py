@@ -7,7 +7,7 @@ import warnings
 import pytest
 import torch
 from fakes import Recorder, TinyTask
-from hydra import compose, initialize_config_dir
+from hydra import compose
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
@@ -19,7 +19,7 @@ with warnings.catch_warnings():
 import hookexp.app
 from hookexp.build import build_hooks
 from hookexp.checkpoint.reading import load_checkpoint
-from hookexp.compose.conf_dir import conf_dir
+from hookexp.compose.conf_dir import with_hydra
 from hookexp.hook import Hook
 from hookexp.hooks.checkpoint import CheckpointHook
 from hookexp.hooks.ema import EMAHook
@@ -56,7 +56,7 @@ def test_its_hooks_come_in_by_target():
     }
     overrides = ["hooks=-iter_timer-param_scheduler-checkpoint"]
     overrides += [f"++hooks.{n}={{_target_: mmengine.hooks.{c}}}" for n, c in names.items()]
-    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+    with with_hydra():
         hooks = build_hooks(compose("config", overrides=overrides[1:]))
     found = {entry.name: entry for entry in hooks.entries}
     for name, class_name in names.items():

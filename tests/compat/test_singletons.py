@@ -8,7 +8,7 @@ import weakref
 
 import numpy as np
 import pytest
-from hydra import compose, initialize_config_dir
+from hydra import compose
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
@@ -19,7 +19,7 @@ with warnings.catch_warnings():
 import hookexp.app  # noqa: F401  (what it registers with Hydra)
 from hookexp.build import build_hooks
 from hookexp.compat.singletons import offer
-from hookexp.compose.conf_dir import conf_dir
+from hookexp.compose.conf_dir import with_hydra
 from hookexp.sink import Sink
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
@@ -111,7 +111,7 @@ def test_the_next_run_has_its_own_and_the_last_one_goes(make_runner, tmp_path):
 
 def test_they_are_there_when_hooks_are_built_from_a_config():
     overrides = ["hooks=none", f"+hooks.asks={{_target_: {__name__}.AsksEarly}}"]
-    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+    with with_hydra():
         hooks = build_hooks(compose("config", overrides=overrides))
     assert isinstance(hooks["asks"].visualizer, Visualizer)
     with pytest.raises(RuntimeError, match="there is no run"):

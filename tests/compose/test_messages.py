@@ -39,6 +39,7 @@ NUM_HOOKS = len([p for p in (conf_dir() / "hooks").iterdir() if p.is_dir()])
         ("hooks=+", "hooks=+: + is not a name; write hooks=+NAME"),
         ("hooks=[+ema,-logger]", "hooks=[+ema,-logger]: all edits of a set are one word: "
                                  "hooks=+ema-logger"),
+        ("hooks=[-logger]", "hooks=[-logger]: all edits of a set are one word: hooks=-logger"),
         ("hooks/ema=swa", "hooks/ema=swa: ema is not on; to add it write hooks=+ema/swa"),
         ("hooks/emma=swa", "hooks=+emma: there is no hook 'emma'"),
         ("hooks/ema=null", "hooks/ema=null: to take ema away write hooks=-ema"),

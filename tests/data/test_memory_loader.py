@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 from fakes import TinyData
-from hydra import compose, initialize_config_dir
+from hydra import compose
 from torch.utils.data import DataLoader, Dataset
 
 import hookexp.app  # noqa: F401  (registers the plugins)
 from hookexp.build import build_runner
-from hookexp.compose.conf_dir import conf_dir
+from hookexp.compose.conf_dir import with_hydra
 from hookexp.data import sampler as sampler_module
 from hookexp.data.loader import MemoryLoader, apart
 from hookexp.data.sampler import BatchSampler
@@ -54,7 +54,7 @@ def noisy(batch, generator):
 def build(tmp_path, *overrides):
     common = ["trainer.device=cpu", "trainer.max_epochs=2", "sinks=none", "model.width=2"]
     common += ["trainer.limit_train_batches=5", "trainer.limit_val_batches=1"]
-    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+    with with_hydra():
         return build_runner(compose("config", overrides=[*common, *overrides]), tmp_path)
 
 

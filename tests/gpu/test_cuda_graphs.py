@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
+from hydra import compose
 
 import hookexp.app  # noqa: F401  (registers the plugins)
 from hookexp.build import build_runner
-from hookexp.compose.conf_dir import conf_dir
+from hookexp.compose.conf_dir import with_hydra
 
 pytestmark = [
     pytest.mark.gpu,
@@ -21,7 +21,7 @@ pytestmark = [
 def trained(folder: Path, *overrides: str):
     folder.mkdir(parents=True)
     common = ["trainer.device=cuda", "trainer.max_iters=50", "sinks=none", "data.val=null"]
-    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+    with with_hydra():
         cfg = compose("config", overrides=[*common, "hooks.checkpoint.interval=-1", *overrides])
     runner = build_runner(cfg, folder)
     runner.run("train")
@@ -72,7 +72,7 @@ def test_a_resumed_run_goes_on_with_the_schedule(tmp_path):
 def test_replaying_makes_the_host_wait_for_nothing(tmp_path):
     folder = tmp_path / "run"
     folder.mkdir()
-    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+    with with_hydra():
         overrides = ["trainer.device=cuda", "trainer.max_iters=12", "sinks=none", "data.val=null"]
         overrides += ["hooks=none", "+hooks/optimizer=graphed", "data.drop_last=true"]
         runner = build_runner(compose("config", overrides=overrides), folder)

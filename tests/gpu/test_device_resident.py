@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
+from hydra import compose
 
 import hookexp.app  # noqa: F401  (registers the plugins)
 from hookexp.build import build_runner
-from hookexp.compose.conf_dir import conf_dir
+from hookexp.compose.conf_dir import with_hydra
 from hookexp.compose.isolation import restored_process_state
 from hookexp.data.augment import random_shift
 from hookexp.data.digits import Digits
@@ -29,7 +29,7 @@ def test_a_run_on_resident_data_is_the_run_on_copied_data(tmp_path, layout):
     for word in ("data.device_resident=true", "data.device_resident=false"):
         common = ["trainer.device=cuda", "trainer.max_iters=30", "sinks=none", "model.dropout=0"]
         common += ["trainer.deterministic=true"]
-        with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        with with_hydra():
             cfg = compose("config", overrides=[*common, word, layout, "hooks=-checkpoint"])
         folder = tmp_path / word
         folder.mkdir()

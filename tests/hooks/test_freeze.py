@@ -7,12 +7,12 @@ import copy
 import pytest
 import torch
 from fakes import TinyModel
-from hydra import compose, initialize_config_dir
+from hydra import compose
 from torch import nn
 
 import hookexp.app  # noqa: F401  (registers the plugins)
 from hookexp.build import build_runner
-from hookexp.compose.conf_dir import conf_dir
+from hookexp.compose.conf_dir import with_hydra
 from hookexp.errors import ConfigError
 from hookexp.hook import Hook, Priority
 from hookexp.hooks.checkpoint import CheckpointHook
@@ -169,7 +169,7 @@ def test_the_run_of_the_config_goes_on_after_the_thaw(tmp_path):
     words = ["hooks=+freeze-checkpoint", "sinks=none", "trainer.device=cpu", "trainer.max_iters=4"]
     words += ["hooks.freeze.params=[features.0]", "hooks.freeze.until_iter=2"]
     words += ["model.width=4", "data.batch_size=16", "trainer.limit_val_batches=1"]
-    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+    with with_hydra():
         runner = build_runner(compose("config", overrides=words), tmp_path)
     (group,) = runner.optimizer.param_groups
     assert group["fused"] and group["momentum"] > 0

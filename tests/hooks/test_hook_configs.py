@@ -7,12 +7,12 @@ import pkgutil
 from pathlib import Path
 
 import pytest
-from hydra import compose, initialize_config_dir
+from hydra import compose
 from omegaconf import OmegaConf
 
 import hookexp.app  # noqa: F401  (registers the plugins)
 from hookexp.build import build_hooks
-from hookexp.compose.conf_dir import conf_dir
+from hookexp.compose.conf_dir import conf_dir, with_hydra
 from hookexp.hook import Priority
 
 FOLDER = Path(conf_dir()) / "hooks"
@@ -161,7 +161,7 @@ def written_in(stem):
 
 
 def hooks_of(*words):
-    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+    with with_hydra():
         return build_hooks(compose("config", overrides=list(words)))
 
 

@@ -11,12 +11,12 @@ from pathlib import Path
 import torch
 import torch.distributed as td
 import torch.multiprocessing as mp
-from hydra import compose, initialize_config_dir
+from hydra import compose
 
 import hookexp.app  # noqa: F401  (registers the plugins)
 from hookexp import dist
 from hookexp.build import build_runner
-from hookexp.compose.conf_dir import conf_dir
+from hookexp.compose.conf_dir import with_hydra
 from hookexp.data.loader import apart
 from hookexp.hook import Hook, Priority
 
@@ -178,7 +178,7 @@ def train(name, rank, work_dir):
     words += [f"trainer.max_iters={NUM_ITERS.get(name, 40)}"]
     if name == "limit":
         words.append(f"hooks.time_limit.minutes={1e-9 if rank == 0 else 1000}")
-    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+    with with_hydra():
         cfg = compose("config", overrides=["data.batch_size=64", *RUNS[name], *words])
     runner = build_runner(cfg, work_dir)
     steps, probe = Steps(), PROBES.get(name, Hook)()

@@ -7,12 +7,12 @@ import copy
 import pytest
 import torch
 from fakes import Recorder, TinyData, TinyModel, TinyTask
-from hydra import compose, initialize_config_dir
+from hydra import compose
 from torch import nn
 
 import hookexp.app  # noqa: F401  (registers the plugins)
 from hookexp.build import build_hooks
-from hookexp.compose.conf_dir import conf_dir
+from hookexp.compose.conf_dir import with_hydra
 from hookexp.data.sampler import BatchSampler
 from hookexp.hook import Hook, Priority
 from hookexp.hooks.checkpoint import CheckpointHook
@@ -188,7 +188,7 @@ def test_frozen_weights_have_no_part_in_the_way_up(make_runner):
 
 
 def test_it_is_an_option_of_the_optimizer_hook():
-    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+    with with_hydra():
         hooks = build_hooks(compose("config", overrides=["hooks/optimizer=sam"]))
     assert type(hooks["optimizer"]) is SamHook
     assert hooks["optimizer"].rho == 0.05

@@ -8,13 +8,13 @@ from types import SimpleNamespace
 import pytest
 import torch
 from fakes import TinyData
-from hydra import compose, initialize_config_dir
+from hydra import compose
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
 import hookexp.app  # noqa: F401  (registers the plugins)
 from hookexp.build import build_hooks
-from hookexp.compose.conf_dir import conf_dir
+from hookexp.compose.conf_dir import with_hydra
 from hookexp.data.loader import WorkerLoader
 from hookexp.data.sampler import BatchSampler
 from hookexp.data.stream import BatchStream
@@ -216,7 +216,7 @@ def test_a_target_in_the_config_becomes_an_object():
         "hooks.switch_recipe.switches=[{epoch: 8, data: {shift: 1}, "
         "task: {loss: {_target_: torch.nn.L1Loss}}}]"
     )
-    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+    with with_hydra():
         hooks = build_hooks(compose("config", overrides=["+hooks/switch_recipe=default", text]))
     switch = hooks["switch_recipe"].switches[0]
     assert isinstance(switch.task["loss"], nn.L1Loss)

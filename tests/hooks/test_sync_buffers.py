@@ -9,13 +9,13 @@ import torch
 import torch.distributed as td
 import torch.multiprocessing as mp
 from fakes import Recorder
-from hydra import compose, initialize_config_dir
+from hydra import compose
 from omegaconf import OmegaConf
 
 import hookexp.app  # noqa: F401  (registers the plugins)
 from hookexp import dist
 from hookexp.build import build_runner
-from hookexp.compose.conf_dir import conf_dir
+from hookexp.compose.conf_dir import conf_dir, with_hydra
 from hookexp.compose.instantiate import instantiate
 from hookexp.hook import Hook, Priority
 from hookexp.hooks import sync_buffers
@@ -87,7 +87,7 @@ def train_as(rank, folder):
 def build(words, work_dir):
     work_dir.mkdir(exist_ok=True)
     small = ["trainer.device=cpu", "sinks=none", "model.width=4", "data.batch_size=256"]
-    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+    with with_hydra():
         cfg = compose("config", overrides=["hooks=+sync_buffers", *small, *words])
     return build_runner(cfg, work_dir)
 

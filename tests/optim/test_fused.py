@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
+from hydra import compose
 
 import hookexp.app  # noqa: F401  (registers the plugins)
 from hookexp.build import build_runner
-from hookexp.compose.conf_dir import conf_dir
+from hookexp.compose.conf_dir import with_hydra
 
 
 def trained(folder, *overrides):
     folder.mkdir()
     common = ["trainer.device=cpu", "trainer.max_iters=6", "sinks=none", "data.val=null"]
     small = ["model.width=4", "data.batch_size=8", "hooks=-checkpoint", *overrides]
-    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+    with with_hydra():
         runner = build_runner(compose("config", overrides=[*common, *small]), folder)
     runner.run("train")
     return runner

@@ -7,12 +7,12 @@ import math
 import pytest
 import torch
 from fakes import TinyModel
-from hydra import compose, initialize_config_dir
+from hydra import compose
 from torch import nn
 
 import hookexp.app  # noqa: F401  (registers the plugins)
 from hookexp.build import build_runner
-from hookexp.compose.conf_dir import conf_dir
+from hookexp.compose.conf_dir import with_hydra
 from hookexp.errors import ConfigError
 from hookexp.optim.param_groups import param_groups, select
 
@@ -133,7 +133,7 @@ def test_what_the_optimizer_does_not_have():
 
 
 def tiny(*overrides):
-    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+    with with_hydra():
         cfg = compose(
             "config",
             overrides=["trainer.device=cpu", "trainer.max_epochs=2", "sinks=none", *overrides],
