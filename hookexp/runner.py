@@ -256,13 +256,13 @@ class Runner:
             self.hooks.after_optim_step(self)
 
     def rng_state(self) -> dict[str, Any]:
-        """The states of all generators, those that the model and the task keep included."""
-        own = own_generators.states_of(self.model, self.task)
+        """The states of all generators, those of the model, the task and the hooks included."""
+        own = own_generators.states_of(self.model, self.task, self.hooks)
         return {**seed.rng_state(), "own": own}
 
     def set_rng_state(self, state: Mapping[str, Any]) -> None:
         """Put back what `rng_state` returned."""
-        own_generators.set_states(self.model, self.task, state.get("own", {}))
+        own_generators.set_states(self.model, self.task, self.hooks, state.get("own", {}))
         seed.set_rng_state(dict(state))
 
     def call_hook(self, point: str, **kwargs: Any) -> None:

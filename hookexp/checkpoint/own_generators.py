@@ -1,4 +1,4 @@
-"""Random number generators that modules of the model and the task keep as attributes."""
+"""Random number generators that modules of the model, the task and hooks keep as attributes."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from torch import nn
 
 from hookexp import dist
 from hookexp.data.tracking import GENERATORS
+from hookexp.hook_list import HookList
 from hookexp.task import Task
 
 logger = logging.getLogger("hookexp")
@@ -20,14 +21,14 @@ _OF_EVERY_MODULE = frozenset(vars(nn.Module()))
 """Most attributes there are, none of them a generator; a look at each would take a save longer."""
 
 
-def states_of(model: nn.Module, task: Task) -> dict[str, Any]:
+def states_of(model: nn.Module, task: Task, hooks: HookList) -> dict[str, Any]:
     """Kind and state of each, in plain types; a task's are its own and those of its modules."""
-    return {name: [_kind(g), _state(g)] for name, g in _generators(model, task)}
+    return {name: [_kind(g), _state(g)] for name, g in _generators(model, task, hooks)}
 
 
-def set_states(model: nn.Module, task: Task, states: Mapping[str, Any]) -> None:
+def set_states(model: nn.Module, task: Task, hooks: HookList, states: Mapping[str, Any]) -> None:
     """Put back what `states_of` returned; of what is no more one line says that it begins anew."""
-    generators = dict(_generators(model, task))
+    generators = dict(_generators(model, task, hooks))
     for name, (kind, state) in states.items():
         if name in generators and _kind(generators[name]) == kind:
             _set_state(generators[name], state)
@@ -37,14 +38,15 @@ def set_states(model: nn.Module, task: Task, states: Mapping[str, Any]) -> None:
             )
 
 
-def _generators(model: nn.Module, task: Task) -> Iterator[tuple[str, Any]]:
+def _generators(model: nn.Module, task: Task, hooks: HookList) -> Iterator[tuple[str, Any]]:
     owners: list[tuple[str, Any]] = [("task", task)]
+    owners += [(f"hooks.{entry.name}", entry.hook) for entry in hooks.entries]
     parts = {"model": dist.unwrap(model)}
     parts |= {f"task.{n}": part for n, part in vars(task).items() if isinstance(part, nn.Module)}
     for prefix, part in parts.items():
         owners += [(f"{prefix}.{name}".rstrip("."), m) for name, m in part.named_modules()]
     for path, owner in owners:
-        for name, value in vars(owner).items():
+        for name, value in getattr(owner, "__dict__", {}).items():
             if name not in _OF_EVERY_MODULE and isinstance(value, GENERATORS):
                 yield f"{path}.{name}", value
 

@@ -1,4 +1,4 @@
-"""Generators that the model, the task and its loss keep go on after a resume."""
+"""Generators that the model, the task, its loss and hooks keep go on after a resume."""
 
 from __future__ import annotations
 
@@ -56,6 +56,16 @@ class NoisyTask(TinyTask):
         return super().val_step(model, batch)
 
 
+class Noise(Hook):
+    """Draws for each batch, from a generator that it has no state for."""
+
+    def __init__(self):
+        self.generator = torch.Generator().manual_seed(7)
+
+    def before_train_iter(self, runner, batch_idx, data_batch=None):
+        data_batch[0].add_(torch.randn(1, generator=self.generator))
+
+
 class Stop(Hook):
     def __init__(self, point, iteration):
         self.point, self.iteration = point, iteration
@@ -71,7 +81,7 @@ IN_TRAINING, IN_VALIDATION = ("train", 3), ("val", 3)
 def run(make_runner, folder, hooks, generator, **more):
     torch.manual_seed(0)
     runner = make_runner(
-        {"checkpoint": CheckpointHook(interval=100), **hooks},
+        {"checkpoint": CheckpointHook(interval=100), "noise": Noise(), **hooks},
         model=Dropping(),
         task=NoisyTask(generator),
         work_dir=folder,
