@@ -26,6 +26,7 @@ import torch
 
 from hookexp import dist
 from hookexp.data.sampler import BatchSampler
+from hookexp.data.stream import BatchStream
 from hookexp.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -33,6 +34,13 @@ if TYPE_CHECKING:
 
 _SINGLE = ("optimizer", "scaler", "sampler", "rng")
 _GROUPS = ("hooks.", "param_scheduler.")
+_LABELS = {
+    "seed": "seed",
+    "num_samples": "data.train: samples",
+    "limit": "trainer.limit_train_batches",
+    "world_size": "ranks",
+}
+"""What is not a setting of `data`, of what a position in an epoch counts."""
 _NEEDED = ("loop", "optimizer", "param_schedulers", "hooks", "rng", "sampler", "message_hub")
 
 
@@ -66,7 +74,11 @@ def check_ignored_names(names: Iterable[str]) -> tuple[str, ...]:
 
 def sampler_of(runner: Runner) -> dict[str, Any]:
     """What the position in an epoch counts: batches of this size, in an order of this seed."""
-    sampler = None if runner.train_dataloader is None else runner.train_dataloader.batch_sampler
+    loader = runner.train_dataloader
+    if isinstance(loader, BatchStream):
+        size = loader.batch_size if isinstance(loader.batch_size, int) else None
+        return {"batch_size": size, "limit": loader.limit}
+    sampler = None if loader is None else loader.batch_sampler
     if not isinstance(sampler, BatchSampler):
         return {}
     names = ("num_samples", "batch_size", "seed", "shuffle", "drop_last", "limit", "world_size")
@@ -193,8 +205,7 @@ def _of_sampler(runner: Runner, checkpoint: Mapping[str, Any]) -> Iterator[Findi
     for key, value in now.items():
         was = before.get(key, value)
         if was != value and key in counts:
-            label = {"seed": "seed", "num_samples": "data.train: samples"}.get(key, f"data.{key}")
-            yield Finding("sampler", f"{label} was {was} and is {value}")
+            yield Finding("sampler", f"{_LABELS.get(key, f'data.{key}')} was {was} and is {value}")
 
 
 def _of_generators(saved: list[Mapping[str, Any]]) -> Iterator[Finding]:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import logging
+import re
 
 import pytest
 import torch
-from fakes import TinyModel
+from fakes import TinyData, TinyModel
 from torch import nn
+from torch.utils.data import DataLoader
 
 from hookexp.checkpoint.reading import load_checkpoint
 from hookexp.checkpoint.store import CheckpointStore
+from hookexp.data.stream import BatchStream
 from hookexp.errors import ConfigError
 from hookexp.hook import Hook
 from hookexp.hooks.checkpoint import CheckpointHook
@@ -283,6 +286,42 @@ def test_another_batch_size_at_the_end_of_an_epoch_does_not(run, warnings_of_res
     run(max_epochs=1)
     assert run(resume="auto", batch_size=4).iter == 3 + 6
     assert warnings_of_resume() == []
+
+
+def with_ready_batches(batch_size=8, limit=None):
+    def after(runner):
+        loader = DataLoader(TinyData(24), batch_size=batch_size)
+        runner._parts.train_loader = runner.train_loop.dataloader = BatchStream(loader, limit=limit)
+
+    return after
+
+
+@pytest.mark.parametrize(
+    ("now", "said"),
+    [
+        ({"batch_size": 4}, "sampler: data.batch_size was 8 and is 4"),
+        ({"limit": 2}, "sampler: trainer.limit_train_batches was None and is 2"),
+    ],
+)
+def test_other_batches_of_ones_own_matter_inside_an_epoch_too(run, now, said):
+    run({"stop": StopAt(1)}, after=with_ready_batches())
+    with pytest.raises(ConfigError, match=re.escape(said)):
+        run(resume="auto", after=with_ready_batches(**now))
+    rest = run(resume="auto", after=with_ready_batches(**now), resume_ignore=("sampler",))
+    assert rest.epoch == 2
+
+
+def test_what_is_no_number_is_no_batch_size(run):
+    class Batches(list):
+        batch_size = object()
+
+    batches = Batches(DataLoader(TinyData(24), batch_size=8))
+
+    def after(runner):
+        runner._parts.train_loader = runner.train_loop.dataloader = BatchStream(batches)
+
+    run({"stop": StopAt(1)}, after=after)
+    assert run(resume="auto", after=after).epoch == 2
 
 
 def test_another_seed_is_an_error_and_an_open_one_is_that_of_before(run):
