@@ -142,7 +142,8 @@ def _train(cfg: DictConfig, folder: Path, iters: int, resume: Path | None) -> di
     for of_clock_or_disk in ("meta", "message_hub"):
         del state[of_clock_or_disk]
     # What a hook freezes when training begins may depend on where it begins.
-    del state["frozen"]["at_start"]
+    for start in ("at_start", "modules_at_start"):
+        del state["frozen"][start]
     # Which files are kept differs by intent: the resumed run has a folder of its own.
     state["hooks"].pop("checkpoint", None)
     # What is measured when it is logged (speed, memory, ...) is of the machine, not of the run.

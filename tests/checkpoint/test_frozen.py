@@ -1,11 +1,13 @@
-"""Which parameters learn is what it was after a resume, unless the run says otherwise now."""
+"""What learns, and its mode, is what it was after a resume, unless the run says otherwise now."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 from fakes import TinyModel
+from torch import nn
 
+from hookexp.checkpoint.frozen import Frozen
 from hookexp.checkpoint.reading import load_checkpoint
 from hookexp.hook import Hook
 from hookexp.hooks.checkpoint import CheckpointHook
@@ -43,6 +45,22 @@ class FreezesInTime(Hook):
             runner.model.inner.requires_grad_(False)
 
 
+class Noisy(TinyModel):
+    """Its part `inner` drops values in training, wherever the model itself is."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner = nn.Sequential(self.inner, nn.Dropout(0.5))
+
+
+class QuietInTime(Hook):
+    """One part stays in evaluation mode from some iteration on."""
+
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+        if runner.iter == 3:
+            runner.model.inner.eval()
+
+
 def run(make_runner, folder, hooks, make_model=TinyModel, **more):
     torch.manual_seed(0)
     hooks = {"checkpoint": CheckpointHook(interval=100), **hooks}
@@ -58,7 +76,12 @@ def until_epoch_2():
 @pytest.mark.parametrize("stops", [(4, 7), (6, 8, 10), (5,), (7, 8)])
 @pytest.mark.parametrize(
     ("make_hook", "make_model"),
-    [(Thaw, HalfFrozen), (FreezesInTime, TinyModel), (until_epoch_2, TinyModel)],
+    [
+        (Thaw, HalfFrozen),
+        (FreezesInTime, TinyModel),
+        (until_epoch_2, TinyModel),
+        (QuietInTime, Noisy),
+    ],
 )
 def test_a_resumed_run_is_the_run_that_was_not_stopped(
     make_runner, tmp_path, make_hook, make_model, stops
@@ -72,7 +95,37 @@ def test_a_resumed_run_is_the_run_that_was_not_stopped(
     whole, resumed = (load_checkpoint(tmp_path / name / "epoch_4.pth") for name in ("whole", "cut"))
     for name, weight in whole["state_dict"].items():
         assert torch.equal(weight, resumed["state_dict"][name]), name
-    assert whole["frozen"]["now"] == resumed["frozen"]["now"]
+    for what in ("now", "modules_now"):
+        assert whole["frozen"][what] == resumed["frozen"][what]
+
+
+class Quiet(Hook):
+    def before_train(self, runner):
+        runner.model.inner.eval()
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "said"),
+    [
+        ({"quiet": Quiet()}, {}, "inner: are in training mode now"),
+        ({}, {"quiet": Quiet()}, "inner: are in evaluation mode now"),
+    ],
+)
+def test_so_it_is_with_modes(make_runner, tmp_path, caplog, before, after, said):
+    run(make_runner, tmp_path / "r", {**before, "stop": StopAt(4)})
+    caplog.clear()
+    runner = run(make_runner, tmp_path / "r", after, resume="auto")
+    assert runner.model.inner.training == (not after)
+    told = [message for message in caplog.messages if "mode now" in message]
+    assert len(told) == 1 and said in told[0]
+
+
+def test_a_checkpoint_that_says_nothing_of_modes_changes_none(caplog):
+    frozen = Frozen(model := TinyModel())
+    state = {key: value for key, value in frozen.state_dict().items() if "modules" not in key}
+    model.eval()
+    frozen.load_state_dict(state)
+    assert not model.training and caplog.messages == []
 
 
 @pytest.mark.parametrize(
