@@ -4,7 +4,8 @@ meta              versions, counters, seed, time: what depends on clock or machi
 message_hub       windows of logged scalars (times among them)
 state_dict        the model's weights
 beside            what the task, its loss or buffers that are not persistent have changed
-frozen            which parameters do not learn, now and when training began
+frozen            which parameters do not learn and which modules are in evaluation mode, now and
+                  when training began
 buffers           those that ranks have different values of
 optimizer         optimizers, gradient scaler, gradients of an open window
 param_schedulers  what is not a function of the position
@@ -15,7 +16,7 @@ stream            where ready batches of the user's own stand, on each rank
 val_stream        the same of those to validate on, between two validations
 objective         the best value of the run's metric
 hooks             each hook's state under its config name
-rng               the random number generators of each rank, those of model and task included
+rng               the random number generators of each rank, also of model, task and hooks
 ema_state_dict    the raw weights, where a hook has put averages into state_dict
 """
 
