@@ -19,6 +19,7 @@ from hookexp.hook import Batch, Hook, Priority
 from hookexp.monitor import GREATER_KEYS, LESS_KEYS, infer_rule, is_better, require_metric
 from hookexp.runner import Runner
 from hookexp.state import SaveRequest
+from hookexp.stop_together import Together
 
 
 class CheckpointHook(Hook):
@@ -109,6 +110,7 @@ class CheckpointHook(Hook):
         self._best: dict[str, dict[str, Any]] = {}
         self._saved_at_iter = -1
         self._next_save_by_clock = 0.0
+        self._ranks = Together()
         self._failed = False
 
     def get_triggered_stages(self) -> list[str]:
@@ -161,7 +163,7 @@ class CheckpointHook(Hook):
             due = self.every_n_train_iters(runner, self.interval, self.save_begin)
             if due or (self.save_last and self.is_last_train_iter(runner)):
                 self._save(runner, self.filename_tmpl.format(runner.iter + 1), runner.iter + 1)
-        if self.every_n_minutes is not None and time.monotonic() >= self._next_save_by_clock:
+        if self.every_n_minutes is not None and self._is_due_by_clock(runner):
             self._next_save_by_clock = time.monotonic() + 60 * self.every_n_minutes
             self._save(runner, f"iter_{runner.iter + 1}.pth", runner.iter + 1)
 
@@ -221,6 +223,13 @@ class CheckpointHook(Hook):
             obsolete = self._kept[: -self.max_keep_ckpts]
             self._kept = self._kept[-self.max_keep_ckpts :]
         self._request(runner, filename, tuple(obsolete), points_last=True)
+
+    def _is_due_by_clock(self, runner: Runner) -> bool:
+        """All ranks have to save at the same iteration, and their clocks differ."""
+        is_due = time.monotonic() >= self._next_save_by_clock
+        if runner.world_size == 1:
+            return is_due
+        return any(due for (due,) in self._ranks.tell(is_due))
 
     def _save_broken(self, runner: Runner) -> None:
         """Other ranks may have no error, and would not join in a whole checkpoint."""

@@ -29,6 +29,11 @@ RUNS = {
     "limit": ("hooks=+time_limit", "data.batch_size=300"),
     "signal": (),
     "signal in validation": ("trainer.val_interval=3",),
+    "clock": (
+        "hooks.checkpoint.interval=-1",
+        "hooks.checkpoint.save_last=false",
+        "trainer.val_interval=40",
+    ),
     "search": ("hooks=+lr_finder-param_scheduler-checkpoint", "hooks.lr_finder.num_iters=20"),
     "freeze": (
         "hooks=+freeze+precise_bn-checkpoint",
@@ -81,6 +86,16 @@ class SignalInValidation(Hook):
 
     def after_val(self, runner):
         self.num_validated += 1
+
+
+class Saves(Hook):
+    """At which iterations a checkpoint was collected."""
+
+    def __init__(self):
+        self.iterations = []
+
+    def before_save_checkpoint(self, runner, checkpoint):
+        self.iterations.append(runner.iter)
 
 
 class Steps(Hook):
@@ -152,6 +167,7 @@ PROBES = {
     "freeze": Statistics,
     "sam": Sharpest,
     "signal": Signal,
+    "clock": Saves,
     "signal in validation": SignalInValidation,
 }
 
@@ -178,6 +194,8 @@ def train(name, rank, work_dir):
     words += [f"trainer.max_iters={NUM_ITERS.get(name, 40)}"]
     if name == "limit":
         words.append(f"hooks.time_limit.minutes={1e-9 if rank == 0 else 1000}")
+    if name == "clock":
+        words.append(f"hooks.checkpoint.every_n_minutes={1e-9 if rank == 0 else 1000}")
     with with_hydra():
         cfg = compose("config", overrides=["data.batch_size=64", *RUNS[name], *words])
     runner = build_runner(cfg, work_dir)
@@ -205,6 +223,8 @@ def test_ranks_hold_back_stop_and_search_together(tmp_path):
     assert ours["signal in validation"] == theirs["signal in validation"]
     iterations, reason, _, told = ours["signal in validation"]
     assert (iterations, reason, told) == (3, "SIGTERM", {"num_validated": 0})
+    assert ours["clock"] == theirs["clock"]
+    assert ours["clock"][0] == 40 and ours["clock"][3]["iterations"][0] == 1
     assert ours["search"] == theirs["search"]
     assert len(ours["search"][3]) == ours["search"][0]
     assert_sharpness_is_met(ours["sam"], theirs["sam"])
