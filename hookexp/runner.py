@@ -123,6 +123,12 @@ class Runner:
         return None if batches is None else batches * self.settings.budget
 
     @property
+    def max_optim_steps(self) -> int | None:
+        """Optimizer steps of the run, None if the data cannot tell its length."""
+        max_iters = self.max_iters
+        return None if max_iters is None else self.optim_wrapper.windows.count(max_iters)
+
+    @property
     def num_batches_per_epoch(self) -> int | None:
         """Training batches of an epoch, None if the data cannot tell."""
         return None if self.train_loop is None else num_batches(self.train_loop.dataloader)
@@ -317,10 +323,8 @@ class Runner:
 
     def _bind_param_schedulers(self) -> None:
         """Tell the schedulers how long the run is, in epochs and in optimizer steps."""
-        windows = self.optim_wrapper.windows
-        max_steps = None if self.max_iters is None else windows.count(self.max_iters)
         max_epochs = self.max_epochs if self.by_epoch else None
-        self.param_schedulers.bind(self.optim_wrapper.optimizers, max_epochs, max_steps)
+        self.param_schedulers.bind(self.optim_wrapper.optimizers, max_epochs, self.max_optim_steps)
 
     def _load(self) -> None:
         """Load what `resume` or `load_from` name, before training begins."""

@@ -126,6 +126,11 @@ class EMAHook(Hook):
 
     def before_train(self, runner: Runner) -> None:
         """Averages begin as copies of the weights, which are initialised or loaded by now."""
+        if self.begin_epoch > 0 and not runner.by_epoch:
+            raise ConfigError(
+                f"hooks.ema.begin_epoch={self.begin_epoch}: this run counts iterations and has no "
+                "epochs; use begin_iter"
+            )
         self._warn_if_never_to_begin(runner)
         self._steps_by_turns = len(runner.optim_wrapper.optimizers) > 1
         self._seen_steps = runner.state.optim_steps
@@ -207,8 +212,8 @@ class EMAHook(Hook):
     def _warn_if_never_to_begin(self, runner: Runner) -> None:
         """No error: a quick look (`trainer.fast_dev_run`) ends before the averages begin."""
         for name, begin, end in (
-            ("begin_epoch", self.begin_epoch, runner.max_epochs if runner.by_epoch else None),
-            ("begin_iter", self.begin_iter, runner.max_iters),
+            ("begin_epoch", self.begin_epoch, runner.max_epochs),
+            ("begin_iter", self.begin_iter, runner.max_optim_steps),
         ):
             if end is not None and begin > end:
                 runner.logger.warning(

@@ -13,6 +13,7 @@ from hookexp.errors import ConfigError
 from hookexp.hook import Hook, Priority
 from hookexp.hooks.checkpoint import CheckpointHook
 from hookexp.hooks.ema import EMAHook
+from hookexp.hooks.optimizer import OptimizerHook
 from hookexp.optim.wrapper import OptimWrapper
 
 
@@ -362,3 +363,17 @@ def test_tied_weights_are_averaged_once_and_saved_under_both_names(make_runner):
 def test_what_is_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
         EMAHook(**arguments)
+
+
+def test_a_step_to_begin_at_is_one_of_the_optimizer(make_runner, caplog):
+    ema, optimizer = EMAHook(begin_iter=5), OptimizerHook(cumulative_iters=4)
+    hooks = {"optimizer": optimizer, "ema": ema}
+    make_runner(hooks, with_optimizer=False, max_iters=16).run("train")
+    assert ema.steps == 0
+    assert "hooks.ema.begin_iter=5: the run ends at 4, so averaging never" in caplog.text
+
+
+def test_a_run_by_iterations_has_no_epoch_to_begin_at(make_runner):
+    runner = make_runner({"ema": EMAHook(begin_epoch=2)}, max_iters=6)
+    with pytest.raises(ConfigError, match=r"hooks.ema.begin_epoch=2: .* use begin_iter"):
+        runner.run("train")
