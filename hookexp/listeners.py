@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from hookexp.compat.runner_view import start_of_schedules, with_view
@@ -29,6 +30,7 @@ MMCV_FAN_INS = {fan_in.removeprefix("_"): served for fan_in, served in FAN_INS.i
 _ARGUMENTS: dict[str, tuple[str, ...]] = {
     name: tuple(inspect.signature(getattr(Hook, name)).parameters)[2:] for name in MOUNT_POINTS
 }
+_FAN_IN_OF = {point: fan_in for fan_in, served in FAN_INS.items() for point in served}
 _CALLED_TO_THE_END = ("on_exception", "after_run")
 
 
@@ -67,12 +69,19 @@ def listeners_of(hook: Any, name: str, points: Iterable[str]) -> dict[str, Liste
 def _bound_method(hook: Any, name: str, point: str, stages: Collection[str]) -> Listener | None:
     has_method = callable(getattr(hook, point, None))
     if point in stages or (has_method and not _is_inherited_no_op(hook, point)):
-        return _fitted(hook, name, getattr(hook, point), point)
+        method = getattr(hook, _FAN_IN_OF.get(point, point) if _hands_on(hook, point) else point)
+        return _fitted(hook, name, method, point)
     for fan_in, served in (*FAN_INS.items(), *MMCV_FAN_INS.items()):
         method = getattr(hook, fan_in, None)
         if point in served and callable(method) and not _is_inherited_no_op(hook, fan_in):
             return _fitted(hook, name, method, point)
     return None
+
+
+def _hands_on(hook: Any, point: str) -> bool:
+    """Whether a hook of ours has a fan-in there: the base class hands on more than it may take."""
+    inherits = getattr(type(hook), point, None) is getattr(Hook, point, None)
+    return inherits and point not in getattr(hook, "__dict__", ())
 
 
 def _is_inherited_no_op(hook: Any, method: str) -> bool:
@@ -115,8 +124,9 @@ def _fitted(hook: Any, name: str, method: Listener, point: str) -> Listener:
             f"hooks.{name}: {type(hook).__name__}.{method.__name__} takes "
             f"{', '.join(unknown)}, but {point} gives runner, {', '.join(given) or 'nothing more'}"
         )
-    if [n for n in names if n != "mode"][: len(given)] == list(given) and "mode" not in names:
-        return method
+    by_place = [p.name for p in parameters if p.kind is not inspect.Parameter.KEYWORD_ONLY]
+    if by_place[: len(given)] == list(given):
+        return _named_after(method, partial(method, mode=mode)) if "mode" in names else method
     takes_any = inspect.Parameter.VAR_KEYWORD in kinds
     taken = [name for name in given if takes_any or name in names]
 

@@ -56,6 +56,40 @@ def test_a_hook_registered_inside_a_mount_point_first_runs_at_the_next_call():
     assert log == ["late"]
 
 
+def test_a_fan_in_takes_of_the_arguments_those_it_names():
+    seen, hooks = [], HookList()
+
+    class Modes(Hook):
+        def _after_iter(self, runner, mode):
+            seen.append((mode, None))
+
+        def _before_epoch(self, runner):
+            seen.append(("epoch", None))
+
+        def _before_iter(self, runner, data_batch, mode="train"):
+            seen.append((mode, data_batch))
+
+    class ByKeyword(Hook):
+        def after_train_iter(self, runner, *, batch_idx, data_batch=None, outputs=None):
+            seen.append((batch_idx, outputs))
+
+    class Needs(Hook):
+        def _after_epoch(self, runner, batch_size):
+            pass
+
+    hooks.register(Modes(), "modes")
+    hooks.before_train_epoch(RUNNER)
+    hooks.before_val_iter(RUNNER, batch_idx=1, data_batch="a batch")
+    hooks.after_val_iter(RUNNER, batch_idx=1, data_batch="a batch", outputs={})
+    hooks.after_test_iter(RUNNER, batch_idx=1)
+    assert seen == [("epoch", None), ("val", "a batch"), ("val", None), ("test", None)]
+    hooks.register(ByKeyword(), "by_keyword")
+    hooks.after_train_iter(RUNNER, batch_idx=1, outputs="outputs")
+    assert seen[4:] == [("train", None), (1, "outputs")]
+    with pytest.raises(ConfigError, match=r"Needs\._after_epoch takes batch_size, but after_train"):
+        hooks.register(Needs(), "needs")
+
+
 def test_arguments_reach_the_hooks_by_their_published_names():
     seen, hooks = {}, HookList()
 

@@ -43,6 +43,12 @@ def test_a_fan_in_serves_all_modes(make_runner):
 
     make_runner({"closure": ClosureHook("_after_iter", note)}, max_epochs=1).run("train")
     assert modes == ["train", "train", "train", "val"]
+    modes.clear()
+    closure = ClosureHook("_before_epoch", lambda runner, mode: modes.append(mode))
+    make_runner({"closure": closure}, max_epochs=1).run("train")
+    closure = ClosureHook("_after_iter", lambda runner, mode: modes.append(mode))
+    make_runner({"closure": closure}, max_epochs=1).run("train")
+    assert modes == ["train", "val", "train", "train", "train", "val"]
 
 
 def test_two_of_them_do_not_know_each_other(make_runner):
