@@ -149,7 +149,8 @@ class MessageHub:
         Args:
             prefix: such as `train/`; it is cut from the names returned.
             window: number of values a mean is taken over.
-            latest: names, without prefix, of which the last value counts instead.
+            latest: names, without prefix, of which the last value counts instead; `lr` means
+                `lr/1` too.
         """
         latest = set(latest)
         read = {k: s for k, s in self.scalars.items() if k.startswith(prefix) and s.values}
@@ -157,7 +158,8 @@ class MessageHub:
         means = {}
         for key, scalar in read.items():
             name = key.removeprefix(prefix)
-            means[name] = scalar.current() if name in latest else scalar.mean(window)
+            is_latest = name.partition("/")[0] in latest
+            means[name] = scalar.current() if is_latest else scalar.mean(window)
         for key, gauge in self.gauges.items():
             if key.startswith(prefix):
                 means[key.removeprefix(prefix)] = gauge()

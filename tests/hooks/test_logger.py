@@ -134,6 +134,23 @@ def test_values_are_means_over_the_interval_and_the_lr_is_that_of_the_iteration(
     assert rows[1]["eta"] == 0.0 < rows[0]["eta"]
 
 
+def test_the_lr_of_every_group_is_that_of_the_iteration(make_runner):
+    class TwoGroups(Hook):
+        priority = Priority.HIGHEST
+
+        def before_run(self, runner):
+            params = runner.optimizer.param_groups[0]["params"]
+            runner.optimizer.add_param_group({"params": [params.pop()]})
+
+        def before_train_iter(self, runner, batch_idx, data_batch=None):
+            for index, group in enumerate(runner.optimizer.param_groups):
+                group["lr"] = 0.01 * (runner.iter + 1) / (index + 1)
+
+    sink, _ = logged(make_runner, hooks={"groups": TwoGroups()}, max_iters=4)
+    rows = [row for mode, *_, row in sink.rows if mode == "train"]
+    assert [(row["lr"], row["lr/1"]) for row in rows] == [(0.02, 0.01), (0.04, 0.02)]
+
+
 def test_the_window_is_as_long_as_the_interval(make_runner):
     losses = []
 
