@@ -108,6 +108,7 @@ class CheckpointHook(Hook):
         self.save_on_exception = save_on_exception
         self._kept: list[str] = []
         self._best: dict[str, dict[str, Any]] = {}
+        self._began_at_iter = 0
         self._saved_at_iter = -1
         self._next_save_by_clock = 0.0
         self._ranks = Together()
@@ -149,6 +150,7 @@ class CheckpointHook(Hook):
                 f"hooks.checkpoint.out_dir: {runner.writer.store.folder} holds the checkpoints of "
                 "another run; choose another out_dir, or continue that run with resume=auto"
             )
+        self._began_at_iter = runner.iter
         if self.every_n_minutes is not None:
             self._next_save_by_clock = time.monotonic() + 60 * self.every_n_minutes
 
@@ -174,12 +176,17 @@ class CheckpointHook(Hook):
                 self._save(runner, self.filename_tmpl.format(runner.epoch + 1), runner.iter)
 
     def after_train(self, runner: Runner) -> None:
-        """A run that was stopped early keeps its last state."""
-        if runner.state.stop_reason and self.save_last and self._saved_at_iter != runner.iter:
+        """A run that was stopped early keeps its last state, as does one of unknown length."""
+        has_news = runner.state.stop_reason or runner.iter > self._began_at_iter
+        if has_news and self.save_last and self._saved_at_iter != runner.iter:
             at_end_of_epoch = runner.by_epoch and runner.state.batch_in_epoch == 0
-            number = runner.epoch if at_end_of_epoch else runner.iter
-            stem = "epoch" if at_end_of_epoch else "iter"
-            self._save(runner, f"{stem}_{number}.pth", runner.iter)
+            if not self.by_epoch:
+                filename = self.filename_tmpl.format(runner.iter)
+            elif at_end_of_epoch:
+                filename = self.filename_tmpl.format(runner.epoch)
+            else:
+                filename = f"iter_{runner.iter}.pth"
+            self._save(runner, filename, runner.iter)
 
     def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
         if runner.mode != "train" or not self.save_best:

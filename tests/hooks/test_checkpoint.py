@@ -7,11 +7,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from fakes import Recorder, TinyTask
+from fakes import Recorder, TinyData, TinyTask
 from safetensors.torch import load_file
 
 from hookexp.checkpoint.reading import load_checkpoint
 from hookexp.checkpoint.whole_file import sha256_of
+from hookexp.data.loader import MemoryLoader
+from hookexp.data.sampler import BatchSampler
+from hookexp.data.stream import BatchStream
 from hookexp.errors import ConfigError
 from hookexp.hook import Hook
 from hookexp.hook_list import HookList
@@ -159,6 +162,49 @@ def test_an_early_stop_keeps_the_last_state(make_runner):
     runner.run("train")
     assert files(runner.work_dir) == ["iter_5.pth"]
     assert load_checkpoint(runner.work_dir / "iter_5.pth")["loop"]["batch_in_epoch"] == 2
+
+
+def test_the_last_iteration_is_saved_also_of_data_without_a_length(make_runner):
+    class NoLength:
+        def __iter__(self):
+            return iter(list(MemoryLoader(TinyData(), BatchSampler(24, 8, seed=0, shuffle=False))))
+
+    for resume, epochs, expected in (
+        (None, 2, [4, 6]),
+        ("auto", 2, [4, 6]),
+        ("auto", 3, [4, 6, 8, 9]),
+    ):
+        hooks = {"checkpoint": CheckpointHook(by_epoch=False, interval=4)}
+        runner = make_runner(hooks, val_size=0, max_epochs=epochs, resume=resume)
+        runner._parts.train_loader = runner.train_loop.dataloader = BatchStream(NoLength())
+        assert runner.max_iters is None
+        runner.run("train")
+        assert files(runner.work_dir) == names("iter", expected)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "in_epoch", "name"),
+    [
+        ({}, False, "state_1.pth"),
+        ({}, True, "iter_4.pth"),
+        ({"by_epoch": False}, False, "state_3.pth"),
+        ({"by_epoch": False}, True, "state_4.pth"),
+    ],
+)
+def test_what_a_stop_saves_has_its_name_of_the_template(make_runner, arguments, in_epoch, name):
+    class Stop(Hook):
+        def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+            if in_epoch and runner.iter == 3:
+                runner.state.stop("enough")
+
+        def after_train_epoch(self, runner):
+            if not in_epoch:
+                runner.state.stop("enough")
+
+    hook = CheckpointHook(interval=-1, filename_tmpl="state_{}.pth", **arguments)
+    runner = make_runner({"checkpoint": hook, "stop": Stop()}, val_size=0, max_epochs=5)
+    runner.run("train")
+    assert files(runner.work_dir) == [name]
 
 
 def test_a_stop_right_after_a_save_saves_nothing_twice(make_runner):
