@@ -79,18 +79,16 @@ class LoggerHook(Hook):
     ) -> None:
         if self.every_n_train_iters(runner, self.interval_exp_name):
             runner.logger.info("Exp name: %s", runner.experiment_name)
-        num = self._num_batches
-        if self._is_due(batch_idx, num):
-            point = LogPoint(
-                mode="train",
-                epoch=runner.epoch + 1,
-                iter=runner.iter + 1,
-                batch=batch_idx + 1,
-                num_batches=num,
-            )
-            scalars = runner.message_hub.read("train/", self.interval, latest=_LATEST)
-            runner.sinks.log_scalars(scalars, point.iter, point)
-            self._forward_outbox(runner)
+        is_due = self.every_n_inner_iters(batch_idx, self.interval)
+        is_last = batch_idx + 1 == self._num_batches
+        if is_due or (is_last and self._keeps_last(batch_idx + 1)):
+            self._log_training(runner, runner.iter + 1, batch_idx + 1, self._num_batches)
+
+    def after_train_epoch(self, runner: Runner) -> None:
+        """Which batch is the last one of data without a length is known by now."""
+        batch = runner.state.batch_in_epoch
+        if self._num_batches is None and batch % self.interval and self._keeps_last(batch):
+            self._log_training(runner, runner.iter, batch, batch)
 
     def after_val_iter(
         self,
@@ -128,11 +126,17 @@ class LoggerHook(Hook):
         if self.out_dir is not None and runner.rank == 0:
             self._copy_logs(Path(self.out_dir) / runner.work_dir.name, runner.work_dir)
 
-    def _is_due(self, batch_idx: int, num_batches: int | None) -> bool:
-        if self.every_n_inner_iters(batch_idx, self.interval):
-            return True
-        is_last = batch_idx + 1 == num_batches
-        return is_last and (not self.ignore_last or batch_idx + 1 < self.interval)
+    def _keeps_last(self, num_batches: int) -> bool:
+        """Whether the shorter interval at the end of an epoch gets a row."""
+        return not self.ignore_last or num_batches < self.interval
+
+    def _log_training(
+        self, runner: Runner, iteration: int, batch: int, num_batches: int | None
+    ) -> None:
+        point = LogPoint("train", runner.epoch + 1, iteration, batch, num_batches)
+        scalars = runner.message_hub.read("train/", self.interval, latest=_LATEST)
+        runner.sinks.log_scalars(scalars, point.iter, point)
+        self._forward_outbox(runner)
 
     def _log_progress(self, runner: Runner, mode: Mode, batch_idx: int) -> None:
         """A row of timings in the middle of a long evaluation."""

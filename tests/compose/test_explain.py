@@ -33,6 +33,7 @@ def test_order_priorities_and_origins(cli: Callable[..., Any], tmp_path: Path) -
     )
     assert answer.code == 0
     assert rows_at(answer.out, "after_train_epoch") == [
+        ["60 BELOW_NORMAL", "logger", "LoggerHook", "class", "hooks=default"],
         ["70 LOW", "param_scheduler", "ParamSchedulerHook", "class", "hooks=default"],
         ["70 LOW", "checkpoint", "CheckpointHook", "command line", "hooks/checkpoint=best"],
         ["95", "mine", "Late", "class", "+hooks.mine._target_"],

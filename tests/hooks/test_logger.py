@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from fakes import TinyTask
+from fakes import TinyData, TinyTask
 
+from hookexp.data.loader import MemoryLoader
+from hookexp.data.sampler import BatchSampler
+from hookexp.data.stream import BatchStream
 from hookexp.hook import Hook, Priority
 from hookexp.hooks.iter_timer import IterTimerHook
 from hookexp.hooks.logger import LoggerHook
@@ -78,6 +81,29 @@ def test_the_shorter_end_of_an_epoch(make_runner, ignore_last, expected):
     logger = LoggerHook(interval=2, ignore_last=ignore_last)
     sink, _ = logged(make_runner, logger=logger, train_size=40, max_epochs=1)
     assert [it for _, _, it in steps(sink, "train")] == expected
+
+
+@pytest.mark.parametrize(
+    ("interval", "ignore_last", "expected"),
+    [(2, True, [2, 5]), (2, False, [2, 3, 5, 6]), (3, False, [3, 6]), (10, True, [3, 6])],
+)
+def test_an_epoch_whose_length_is_not_known(make_runner, interval, ignore_last, expected):
+    class NoLength:
+        def __iter__(self):
+            return iter(list(MemoryLoader(TinyData(), BatchSampler(24, 8, seed=0, shuffle=False))))
+
+    class Exchange(Hook):
+        def before_run(self, runner):
+            runner.train_loop.dataloader = BatchStream(NoLength())
+
+    logger = LoggerHook(interval=interval, ignore_last=ignore_last)
+    sink, runner = logged(
+        make_runner, logger=logger, hooks={"exchange": Exchange()}, val_size=0, max_epochs=2
+    )
+    assert runner.max_iters is None
+    rows = steps(sink, "train")
+    assert [it for _, _, it in rows] == expected
+    assert [epoch for epoch, _, _ in rows] == [1 + (it > 3) for it in expected]
 
 
 def test_an_interval_may_change_while_a_run_goes_on(make_runner):
