@@ -7,9 +7,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchmetrics import Metric
 
+_IGNORED = -100
+"""The target of positions that torch's cross entropy leaves out, such as padding."""
+
 
 class TokenCrossEntropy(nn.Module):
-    """Cross entropy in nats per token, the mean over all positions of a batch.
+    """Cross entropy in nats per token, the mean over all positions of a batch but those of -100.
 
     Args:
         label_smoothing: share of the target spread evenly over the vocabulary.
@@ -45,11 +48,11 @@ class Perplexity(Metric):
         self.add_state("num_tokens", default=torch.zeros(()), dist_reduce_fx="sum")
 
     def update(self, logits: Tensor, targets: Tensor) -> None:
-        """Logits (batch, time, vocab) and targets (batch, time), int64."""
+        """Logits (batch, time, vocab) and targets (batch, time), int64; -100 is no token."""
         self.nats_sum += F.cross_entropy(
             logits.flatten(0, 1), targets.flatten(), reduction="sum"
         ).float()
-        self.num_tokens += targets.numel()
+        self.num_tokens += (targets != _IGNORED).sum()
 
     def compute(self) -> Tensor:
         return torch.exp(self.nats_sum / self.num_tokens)

@@ -35,6 +35,15 @@ def test_perplexity_weighs_tokens_not_batches() -> None:
     assert torch.allclose(perplexity.compute(), expected)
 
 
+def test_positions_that_the_loss_ignores_do_not_count() -> None:
+    torch.manual_seed(0)
+    logits, targets = torch.randn(2, 5, 7), torch.randint(7, (2, 5))
+    targets[0, 3:] = -100
+    perplexity = Perplexity()
+    perplexity.update(logits, targets)
+    assert torch.allclose(perplexity.compute().log(), TokenCrossEntropy()(logits, targets))
+
+
 def test_a_hopeless_guess_is_finite() -> None:
     perplexity = Perplexity()
     logits = torch.tensor([[[0.0, 80.0]]])
