@@ -56,6 +56,7 @@ class FreezeHook(Hook):
         self.until_epoch = until_epoch
         self.until_iter = until_iter
         self.batch_norm_eval = batch_norm_eval
+        self._names: frozenset[str] = frozenset()
         self._frozen: list[nn.Parameter] = []
         self._norms: list[nn.Module] = []
 
@@ -68,14 +69,20 @@ class FreezeHook(Hook):
         if self._is_over(runner):
             return
         model = dist.unwrap(runner.model)
-        learning = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        by_others = runner.message_hub.get_info(FROZEN, frozenset())
+        learning = {
+            name: p
+            for name, p in model.named_parameters()
+            if p.requires_grad and name not in by_others
+        }
         chosen = select_all(self.params, list(learning), "hooks.freeze.params")
         if len(chosen) == len(learning):
             raise ConfigError(f"hooks.freeze.params={self.params}: nothing is left to learn")
         if not chosen:
             runner.logger.warning("hooks.freeze.params is empty: nothing is frozen")
         self._frozen = [learning[name] for name in chosen]
-        runner.message_hub.update_info(FROZEN, frozenset(chosen))
+        self._names = frozenset(chosen)
+        runner.message_hub.update_info(FROZEN, by_others | self._names)
         if self.batch_norm_eval:
             self._norms = _norms_of(model, self._frozen)
         # DDP has planned for the gradients of all parameters: there they are computed and dropped.
@@ -101,7 +108,9 @@ class FreezeHook(Hook):
         return self.until_iter is not None and runner.iter >= self.until_iter
 
     def _thaw(self, runner: Runner) -> None:
-        runner.message_hub.pop_info(FROZEN)
+        by_others = runner.message_hub.pop_info(FROZEN, frozenset()) - self._names
+        if by_others:
+            runner.message_hub.update_info(FROZEN, by_others)
         self._set_requires_grad(True)
         for norm in self._norms:
             norm.train()

@@ -199,6 +199,22 @@ def test_others_are_told_what_is_frozen(make_runner):
         told.clear()
 
 
+def test_what_two_of_them_freeze_is_told_together(make_runner):
+    class Ask(Hook):
+        def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+            told.append(runner.message_hub.get_info("frozen_params"))
+
+    told = []
+    norm = {"norm.weight", "norm.bias"}
+    hooks = {
+        "first": FreezeHook(["inner"], until_iter=1),
+        "second": FreezeHook(["norm"], until_iter=2),
+        "ask": Ask(),
+    }
+    make_runner(hooks, max_iters=3).run("train")
+    assert told == [INNER | norm, norm, None]
+
+
 def test_mistakes(make_runner, caplog):
     with pytest.raises(ConfigError, match=r"hooks\.freeze\.params: 'iner' is no .*: inner, norm"):
         run(make_runner, FreezeHook(["iner"]), max_epochs=1)
