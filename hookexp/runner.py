@@ -87,6 +87,7 @@ class Runner:
         )
         self.beside = Beside(self.model, self.task)
         self.frozen = Frozen(self.model)
+        self._has_begun_training = False
         self._to_restore: dict[str, Any] = {}
         self._shapes = snapshot.shapes_of(self.model)
         """The weights that a checkpoint of this run may have; hooks may add some in before_run."""
@@ -327,7 +328,10 @@ class Runner:
         self.param_schedulers.bind(self.optim_wrapper.optimizers, max_epochs, self.max_optim_steps)
 
     def _load(self) -> None:
-        """Load what `resume` or `load_from` name, before training begins."""
+        """Load what `resume` or `load_from` name, before training begins; not again after it."""
+        if self._has_begun_training:
+            return
+        self._has_begun_training = self.mode == "train"
         parts, resume = self._parts, self._parts.resume
         # Given back once it is in the run: it is as large as all of its state.
         start, parts.start = parts.start, None

@@ -5,6 +5,7 @@ After a deliberate change: `python -m pytest tests/test_loops.py --golden-update
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from fakes import Recorder, TinyTask
 from hookexp.data.loader import BatchStream
 from hookexp.errors import ConfigError
 from hookexp.hook import Hook
+from hookexp.hooks.checkpoint import CheckpointHook
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -164,3 +166,19 @@ class _StopByAttribute(Hook):
     def after_train_epoch(self, runner):
         if runner.epoch == 1:
             runner.train_loop.stop_training = True
+
+
+def test_a_test_after_training_is_of_what_was_trained(make_runner, tmp_path, caplog):
+    make_runner({"checkpoint": CheckpointHook()}, max_epochs=1, work_dir=tmp_path / "a").run(
+        "train"
+    )
+    caplog.clear()
+    for start in ({"load_from": str(tmp_path / "a")}, {"resume": str(tmp_path / "a")}, {}):
+        hooks, folder = {"checkpoint": CheckpointHook()}, tmp_path / "_".join(("b", *start))
+        runner = make_runner(hooks, max_epochs=2, work_dir=folder, **start)
+        runner.run("train")
+        trained = copy.deepcopy(runner.model.state_dict())
+        runner.run("test")
+        tested = runner.model.state_dict()
+        assert all(torch.equal(tested[name], trained[name]) for name in trained)
+    assert "initialisation" not in caplog.text
