@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from torch import Tensor, nn
+
+from hookexp.errors import ConfigError
 
 if TYPE_CHECKING:
     from hookexp.hook import Batch
@@ -48,3 +50,25 @@ class Task(ABC):
     def compute_metrics(self) -> dict[str, Tensor]:
         """The metrics over all batches since `reset_metrics`, on the device."""
         return {}
+
+
+def loss_of(outputs: Any) -> Tensor:
+    """The loss among what `train_step` returned, a tensor of one element.
+
+    Raises:
+        ConfigError: if there is none; it says what there is.
+    """
+    loss = outputs.get("loss") if isinstance(outputs, Mapping) else None
+    if isinstance(loss, Tensor) and loss.numel() == 1:
+        return loss
+    if not isinstance(outputs, Mapping):
+        given = f"returned a {type(outputs).__name__}"
+    elif "loss" not in outputs:
+        given = f"returned {sorted(outputs)}, and has no loss"
+    else:
+        shape = f" of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else ""
+        given = f"returned {sorted(outputs)}, and loss is a {type(loss).__name__}{shape}"
+    raise ConfigError(
+        f"task: train_step has to return a dict with the scalar tensor 'loss'; it {given}. "
+        "A task that steps by itself: hooks=-optimizer"
+    )

@@ -11,7 +11,9 @@ from torch.utils.data import DataLoader, Dataset
 from hookexp.data.stream import BatchStream
 from hookexp.errors import ConfigError
 from hookexp.hook import Hook
+from hookexp.hooks.lr_finder import LrFinderHook
 from hookexp.hooks.runtime_info import RuntimeInfoHook
+from hookexp.hooks.sam import SamHook
 
 
 class Returns(TinyTask):
@@ -32,7 +34,7 @@ class Returns(TinyTask):
             lambda o: o["loss"],
             r"^task: Returns\.train_step returned a Tensor; it has to return a d",
         ),
-        (lambda o: None, r"^task: train_step has to .* returned \[\], and has no loss\."),
+        (lambda o: None, r"^task: train_step has to .* returned a NoneType\."),
         (
             lambda o: {"loss": o["loss"].detach()},
             r"^task: the loss of Returns\.train_step depends ",
@@ -49,6 +51,34 @@ def test_what_train_step_must_not_return(make_runner, change, message):
     runner = make_runner({"runtime_info": RuntimeInfoHook()}, task=Returns(change))
     with pytest.raises(ConfigError, match=message):
         runner.run("train")
+
+
+@pytest.mark.parametrize(
+    "hooks", [{"optimizer": SamHook()}, {"lr_finder": LrFinderHook(num_iters=10)}]
+)
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda o: {"los": o["loss"]}, r"returned \['los'\], and has no loss\."),
+        (lambda o: {"loss": o["loss"].item()}, r"returned \['loss'\], and loss is a float\."),
+        (lambda o: o["loss"], r"it returned a Tensor\."),
+    ],
+)
+def test_a_loss_that_is_missing_is_told_alike_by_all_who_need_it(
+    make_runner, hooks, change, message
+):
+    with_optimizer = "optimizer" not in hooks
+    runner = make_runner(
+        hooks, with_optimizer=with_optimizer, task=Returns(change), max_iters=10, val_size=0
+    )
+    with pytest.raises(ConfigError, match=message):
+        runner.run("train")
+
+
+def test_an_output_that_is_no_number_is_the_tasks_mistake(make_runner):
+    task = Returns(lambda o: {**o, "extra": "high"})
+    with pytest.raises(ConfigError, match=r"^task: train_step returned 'extra' of type str; only "):
+        make_runner({"runtime_info": RuntimeInfoHook()}, task=task).run("train")
 
 
 def test_a_function_of_the_same_name_as_the_loops_is_told_apart(make_runner):

@@ -25,6 +25,7 @@ from hookexp.optim.capturable import (
 )
 from hookexp.optim.wrapper import checked_clip
 from hookexp.runner import Runner
+from hookexp.task import loss_of
 
 _Step = Callable[[nn.Module, Any], dict[str, Any]]
 
@@ -159,7 +160,8 @@ class _GraphedStep:
         wrapper, kind = self._runner.optim_wrapper, self._runner.device.type
         with _uncached_autocast(kind):
             outputs = self._train_step(model, batch)
-        loss = _checked(outputs)["loss"]
+        loss = loss_of(outputs)
+        _refuse_all_but_scalars(outputs)
         with torch.autocast(kind, enabled=False), _capturable_warning_off():
             wrapper.backward(loss)
             grad_norm = wrapper.clip()
@@ -194,17 +196,13 @@ def _capturable_warning_off() -> Iterator[None]:
         yield
 
 
-def _checked(outputs: Any) -> dict[str, Tensor]:
-    """The outputs of a step, which all have to be tensors of one element, `loss` among them."""
-    if not isinstance(outputs, dict) or "loss" not in outputs:
-        raise ValueError("train_step has to return a dict with the scalar tensor 'loss'")
+def _refuse_all_but_scalars(outputs: dict[str, Any]) -> None:
     for key, value in outputs.items():
         if not isinstance(value, Tensor) or value.numel() != 1:
             raise refusal(
                 f"train_step returned {key!r} of type {type(value).__name__}; a graph can only "
                 f"give tensors of one element: return one, leave it out, or {USE_DEFAULT}"
             )
-    return outputs
 
 
 def _shape_of(tensor: Tensor) -> Any:

@@ -21,6 +21,7 @@ from hookexp.errors import ConfigError
 from hookexp.hook import Batch, Hook, Priority
 from hookexp.optim.lr_curve import draw, smooth, smooth_both_ways, steepest
 from hookexp.runner import Runner
+from hookexp.task import loss_of
 
 CSV_FILE = "lr_finder.csv"
 PICTURE_FILE = "lr_finder.png"
@@ -128,7 +129,7 @@ class LrFinderHook(Hook):
         data_batch: Batch = None,
         outputs: dict[str, Any] | None = None,
     ) -> None:
-        self._unread.append((outputs or {})["loss"].detach().squeeze().clone())
+        self._unread.append(loss_of(outputs).detach().squeeze().clone())
         is_last = len(self._lrs) == self.num_iters
         if is_last or len(self._lrs) % self.interval == 0:
             self._read()

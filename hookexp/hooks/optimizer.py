@@ -13,11 +13,11 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from hookexp.errors import ConfigError
 from hookexp.hook import Batch, Hook, Priority
 from hookexp.optim.windows import Windows
 from hookexp.optim.wrapper import checked_clip
 from hookexp.runner import Runner
+from hookexp.task import loss_of
 
 
 class OptimizerHook(Hook):
@@ -88,14 +88,7 @@ class OptimizerHook(Hook):
         data_batch: Batch = None,
         outputs: dict[str, Any] | None = None,
     ) -> None:
-        loss = (outputs or {}).get("loss")
-        if not isinstance(loss, Tensor) or loss.numel() != 1:
-            given = f"loss is a {_described(loss)}" if "loss" in (outputs or {}) else "has no loss"
-            raise ConfigError(
-                "task: train_step has to return a dict with the scalar tensor 'loss'; it returned "
-                f"{sorted(outputs or {})}, and {given}. A task that steps by itself: "
-                "hooks=-optimizer"
-            )
+        loss = loss_of(outputs)
         if self.detect_anomalous_params:
             self._report_unused(runner, loss)
         if self._steps_always:
@@ -123,11 +116,6 @@ class OptimizerHook(Hook):
                 ", ".join(sorted(unused - self._reported)),
             )
             self._reported |= unused
-
-
-def _described(loss: Any) -> str:
-    shape = f" of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else ""
-    return f"{type(loss).__name__}{shape}"
 
 
 def _parameters_in_graph(loss: Tensor) -> set[int]:

@@ -69,8 +69,8 @@ class RuntimeInfoHook(Hook):
                         "only scalars can be logged: return its mean, or leave it out"
                     )
             elif not isinstance(value, Real):
-                raise ValueError(
-                    f"train_step returned {key!r} of type {type(value).__name__}; "
+                raise ConfigError(
+                    f"task: train_step returned {key!r} of type {type(value).__name__}; "
                     "only numbers and tensors of one element can be logged"
                 )
             hub.update_scalar(f"train/{key}", value)

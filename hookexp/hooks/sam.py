@@ -15,6 +15,7 @@ from hookexp import dist
 from hookexp.hook import Batch, Hook, Priority
 from hookexp.optim.wrapper import checked_clip
 from hookexp.runner import Runner
+from hookexp.task import loss_of
 
 
 class SamHook(Hook):
@@ -84,7 +85,7 @@ class SamHook(Hook):
         outputs: dict[str, Any] | None = None,
     ) -> None:
         wrapper = runner.optim_wrapper
-        wrapper.backward(_loss_of(outputs))
+        wrapper.backward(loss_of(outputs))
         weights = _learning(runner)
         statistics = [s.clone() for s in self._statistics]
         before = [w.detach().clone() for w in weights]
@@ -93,7 +94,7 @@ class SamHook(Hook):
                 torch._foreach_add_(weights, self._ascent(weights))
             wrapper.zero_grad()
             _synchronise(runner, True)
-            wrapper.backward(_loss_of(runner.forward_train(data_batch)))
+            wrapper.backward(loss_of(runner.forward_train(data_batch)))
         finally:
             # Also after an error, or a checkpoint of it would hold the worst point.
             with torch.no_grad():
@@ -136,13 +137,3 @@ def _learning(runner: Runner) -> list[Tensor]:
 def _synchronise(runner: Runner, with_the_other_ranks: bool) -> None:
     if isinstance(runner.model, nn.parallel.DistributedDataParallel):
         runner.model.require_backward_grad_sync = with_the_other_ranks
-
-
-def _loss_of(outputs: dict[str, Any] | None) -> Tensor:
-    loss = (outputs or {}).get("loss")
-    if not isinstance(loss, Tensor) or loss.numel() != 1:
-        raise ValueError(
-            "train_step has to return a dict with the scalar tensor 'loss'; it returned "
-            f"{sorted(outputs or {})}"
-        )
-    return loss
