@@ -146,15 +146,15 @@ class Runner:
 
     @property
     def train_dataloader(self) -> Loader | None:
-        return self._parts.train_loader
+        return None if self.train_loop is None else self.train_loop.dataloader
 
     @property
     def val_dataloader(self) -> Loader | None:
-        return self._parts.val_loader
+        return None if self.val_loop is None else self.val_loop.dataloader
 
     @property
     def test_dataloader(self) -> Loader | None:
-        return self._parts.test_loader
+        return None if self.test_loop is None else self.test_loop.dataloader
 
     @property
     def optimizer(self) -> Optimizer:
@@ -203,9 +203,7 @@ class Runner:
                 raise plain from error
             raise
         finally:
-            for loader in (self.train_dataloader, self.val_dataloader, self.test_dataloader):
-                if isinstance(loader, WorkerLoader | BatchStream):
-                    loader.close()
+            self._close_loaders()
         summary = self._summarize(time.monotonic() - started)
         if self.rank == 0:
             try:
@@ -353,6 +351,14 @@ class Runner:
             )
 
     # -- the end --------------------------------------------------------------------------------
+
+    def _close_loaders(self) -> None:
+        """End their workers, also those of loaders that hooks have exchanged for others."""
+        parts = self._parts
+        loaders = [self.train_dataloader, self.val_dataloader, self.test_dataloader]
+        for loader in (*loaders, parts.train_loader, parts.val_loader, parts.test_loader):
+            if isinstance(loader, WorkerLoader | BatchStream):
+                loader.close()
 
     def _tell_hooks(self, error: BaseException) -> None:
         """Let hooks react to an error and clean up; what they raise must not hide the error."""

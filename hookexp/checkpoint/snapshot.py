@@ -72,9 +72,9 @@ def collect(runner: Runner, request: SaveRequest) -> dict[str, Any]:
     }
     if runner.world_size > 1:
         checkpoint["buffers"] = rank_buffers.state_of(runner.model)
-    loader = None if runner.train_loop is None else runner.train_loop.dataloader
-    if isinstance(loader, BatchStream):
-        checkpoint["stream"] = dist.gather(loader.state_dict(runner.state.batch_in_epoch))
+    if isinstance(runner.train_dataloader, BatchStream):
+        stream = runner.train_dataloader.state_dict(runner.state.batch_in_epoch)
+        checkpoint["stream"] = dist.gather(stream)
     if isinstance(runner.val_dataloader, BatchStream):
         checkpoint["val_stream"] = dist.gather(runner.val_dataloader.state_dict(0))
     if request.with_optimizer:
@@ -271,8 +271,8 @@ def restore_hooks(runner: Runner, checkpoint: Mapping[str, Any]) -> None:
     runner.param_schedulers.put_back(checkpoint.get("scheduled", {}))
     if "frozen" in checkpoint:
         runner.frozen.load_state_dict(checkpoint["frozen"])
-    train_loader = None if runner.train_loop is None else runner.train_loop.dataloader
-    for key, loader in (("stream", train_loader), ("val_stream", runner.val_dataloader)):
+    streams = {"stream": runner.train_dataloader, "val_stream": runner.val_dataloader}
+    for key, loader in streams.items():
         states = checkpoint.get(key, ())
         if isinstance(loader, BatchStream) and len(states) == dist.world_size():
             loader.load_state_dict(states[dist.rank()])

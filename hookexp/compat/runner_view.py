@@ -135,18 +135,6 @@ class RunnerView(View):
         return OptimWrapperView(self._viewed.optim_wrapper, runner=self._viewed, name=None)
 
     @property
-    def train_dataloader(self) -> Any:
-        return self.train_loop.dataloader
-
-    @property
-    def val_dataloader(self) -> Any:
-        return self.val_loop.dataloader
-
-    @property
-    def test_dataloader(self) -> Any:
-        return self.test_loop.dataloader
-
-    @property
     def val_evaluator(self) -> EvaluatorView:
         return self.val_loop.evaluator
 

@@ -17,8 +17,7 @@ class DistSamplerSeedHook(Hook):
     """
 
     def before_train_epoch(self, runner: Runner) -> None:
-        loop = getattr(runner, "train_loop", None)
-        loader = runner.train_dataloader if loop is None else loop.dataloader
+        loader = runner.train_dataloader
         epoch = runner.epoch if runner.by_epoch else 0
         batch_sampler = getattr(loader, "batch_sampler", None)
         for sampler in (getattr(loader, "sampler", None), getattr(batch_sampler, "sampler", None)):

@@ -17,6 +17,7 @@ from hookexp.checkpoint.reading import load_checkpoint
 from hookexp.compat.optim_view import OptimWrapperView
 from hookexp.compat.runner_view import view_of
 from hookexp.errors import ConfigError
+from hookexp.hook import Hook, Priority
 from hookexp.hooks.checkpoint import CheckpointHook
 from hookexp.optim.wrapper import OptimWrapper
 
@@ -69,6 +70,32 @@ def test_a_loader_is_exchanged_between_epochs(make_runner):
     runner.run("train")
     assert hook.seen == [3, 5]
     assert runner.iter == 3 + 5
+
+
+def test_an_exchanged_loader_is_the_one_that_our_own_hooks_see_and_the_run_closes(make_runner):
+    class Ours(Hook):
+        def before_train(self, runner):
+            told.append((len(runner.train_dataloader), len(runner.val_dataloader)))
+
+    class Theirs:
+        def before_run(self, runner):
+            data = TinyData(40)
+            batches = TensorDataset(data.inputs, data.targets)
+            options = {"batch_size": 8, "num_workers": 1, "persistent_workers": True}
+            runner.train_loop.dataloader = DataLoader(batches, **options)
+            runner.val_loop.dataloader = DataLoader(batches, **options)
+
+    class Keep(Hook):
+        priority = Priority.LOWEST
+
+        def after_train(self, runner):
+            for loop in (runner.train_loop, runner.val_loop):
+                workers.extend(loop.dataloader.batches._iterator._workers)
+
+    told, workers = [], []
+    make_runner({"theirs": Theirs(), "ours": Ours(), "keep": Keep()}, max_epochs=1).run("train")
+    assert told == [(5, 5)]
+    assert [worker.is_alive() for worker in workers] == [False, False]
 
 
 def test_a_run_by_iterations_refuses_another_loader(make_runner):
