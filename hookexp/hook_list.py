@@ -95,6 +95,11 @@ class HookList(Hook):
         """Names of the hooks whose time is the training itself, such as the optimizer's."""
         return frozenset(e.name for e in self.entries if getattr(e.hook, "trains", False))
 
+    def suffix_of(self, hook: Any) -> str:
+        """What tells the files of a hook from those of others of its class; empty for the first."""
+        alike = [entry for entry in self.entries if type(entry.hook) is type(hook)]
+        return next((f"_{entry.name}" for entry in alike[1:] if entry.hook is hook), "")
+
     def call(self, point: str, runner: Runner, **kwargs: Any) -> None:
         """Call a mount point by name: one of ours, or one that a registered hook opens."""
         if point not in MOUNT_POINTS and point not in self._opened:

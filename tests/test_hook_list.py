@@ -90,6 +90,20 @@ def test_a_fan_in_takes_of_the_arguments_those_it_names():
         hooks.register(Needs(), "needs")
 
 
+def test_hooks_of_one_class_are_told_apart_but_for_the_first():
+    class One(Hook):
+        pass
+
+    class Other(Hook):
+        pass
+
+    hooks, (first, second, other) = HookList(), (One(), One(), Other())
+    for name, hook in (("first", first), ("second", second), ("other", other)):
+        hooks.register(hook, name)
+    suffixes = [hooks.suffix_of(hook) for hook in (first, second, other, One())]
+    assert suffixes == ["", "_second", "", ""]
+
+
 def test_arguments_reach_the_hooks_by_their_published_names():
     seen, hooks = {}, HookList()
 

@@ -21,7 +21,8 @@ class PredictionsHook(Hook):
     """Writes the outputs of each validation and test into a file, one JSON object per sample.
 
     The files are `predictions/val_iter_<N>.jsonl` and `test_iter_<N>.jsonl` in the run's folder
-    (with several ranks `..._rank<R>.jsonl`, each with its share). A line is
+    (with several ranks `..._rank<R>.jsonl`, each with its share; a second hook of this class has
+    `..._<its name>.jsonl`). A line is
 
         {"index": 0, "target": 3, "predictions": [-1.5, 0.25, ...]}
 
@@ -113,7 +114,8 @@ class PredictionsHook(Hook):
         folder = runner.work_dir / "predictions"
         folder.mkdir(exist_ok=True)
         share = f"_rank{runner.rank}" if runner.world_size > 1 else ""
-        self._path = folder / f"{mode}_iter_{runner.iter}{share}.jsonl"
+        suffix = share + runner.hooks.suffix_of(self)
+        self._path = folder / f"{mode}_iter_{runner.iter}{suffix}.jsonl"
         self._columns = []
         self._num_written = 0
         self._file = _draft_of(self._path).open("w", encoding="utf-8")

@@ -88,6 +88,7 @@ class TextSamplesHook(Hook):
             why = f"the model's outputs are not finite after {num_drawn} of {self.length} tokens"
             runner.logger.warning("hooks.text_samples: %s, where the sample ends", why)
             text += f"\n({why})"
+        name += runner.hooks.suffix_of(self)
         path = Path(runner.work_dir) / "samples" / f"{name}.txt"
         path.parent.mkdir(exist_ok=True)
         path.write_text(text + "\n", encoding="utf-8")

@@ -133,11 +133,12 @@ class VisualizerHook(Hook):
         if not tiles:
             return
         grid = _grid(tiles)
-        path = runner.work_dir / "visualizer" / f"{mode}_iter_{runner.iter}.png"
+        suffix = runner.hooks.suffix_of(self)
+        path = runner.work_dir / "visualizer" / f"{mode}_iter_{runner.iter}{suffix}.png"
         path.parent.mkdir(exist_ok=True)
         grid.save(path)
         pixels = torch.from_numpy(np.array(grid)).permute(2, 0, 1).contiguous()
-        runner.message_hub.post_image(f"visualizer/{mode}", pixels)
+        runner.message_hub.post_image(f"visualizer/{mode}{suffix}", pixels)
 
 
 def _is_drawable(inputs: Any) -> bool:

@@ -61,6 +61,16 @@ def test_keys_and_targets_are_chosen(make_runner):
     assert read(folder / "test_iter_0.jsonl")[4] == {"index": 4, "names": "sample 1"}
 
 
+def test_two_of_them_have_files_of_their_own(make_runner):
+    hooks = {"scores": PredictionsHook(["predictions"]), "names": PredictionsHook(["names"])}
+    runner = make_runner(hooks, task=Predict(), batch_size=3)
+    runner.run("test")
+    folder = runner.work_dir / "predictions"
+    for suffix, key in (("", "predictions"), ("_names", "names")):
+        rows = read(folder / f"test_iter_0{suffix}.jsonl")
+        assert len(rows) == 8 and set(rows[7]) == {"index", "target", key}
+
+
 @pytest.mark.parametrize(
     ("interval", "names"),
     [

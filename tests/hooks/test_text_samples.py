@@ -12,6 +12,7 @@ from hookexp.data.digits import Digits
 from hookexp.data.stdlib_text import VOCAB_SIZE, StdlibText
 from hookexp.errors import ConfigError
 from hookexp.hook import Priority
+from hookexp.hook_list import HookList
 from hookexp.hooks.text_samples import TextSamplesHook
 from hookexp.message_hub import MessageHub
 from hookexp.models.gpt import GPT
@@ -30,6 +31,7 @@ def runner(tmp_path: Path) -> Any:
         test_dataloader=SimpleNamespace(dataset=dataset),
         message_hub=MessageHub(),
         logger=logging.getLogger("hookexp"),
+        hooks=HookList(),
         work_dir=tmp_path,
         rank=0,
         iter=100,
@@ -48,6 +50,18 @@ def test_a_validation_leaves_a_text_and_posts_it(runner: Any) -> None:
     (artifact,) = runner.message_hub.outbox
     assert artifact.name == "samples/iter_100"
     assert artifact.path.read_text("utf-8") == text
+
+
+def test_a_second_prompt_has_files_of_its_own(runner: Any) -> None:
+    for name, prompt in (("text_samples", "def "), ("of_classes", "class ")):
+        runner.hooks.register(TextSamplesHook(prompt, length=3), name)
+    runner.hooks.after_val_epoch(runner, metrics={})
+    folder = runner.work_dir / "samples"
+    texts = {path.name: path.read_text("utf-8") for path in folder.iterdir()}
+    assert texts["iter_100.txt"].startswith("def ")
+    assert texts["iter_100_of_classes.txt"].startswith("class ")
+    names = [artifact.name for artifact in runner.message_hub.outbox]
+    assert names == ["samples/iter_100", "samples/iter_100_of_classes"]
 
 
 def test_a_test_has_a_file_of_its_own(runner: Any) -> None:

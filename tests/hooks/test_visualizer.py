@@ -136,6 +136,15 @@ def test_a_grid_has_at_most_so_many_images(run, max_images, tiles):
     assert len(filled) == max_images
 
 
+def test_two_of_them_have_grids_of_their_own(run):
+    more = {"few": VisualizerHook(max_images=2)}
+    runner = run(VisualizerHook(), mode="test", more=more)
+    assert num_tiles(grid_of(runner, "test_iter_0.png")) == 12
+    assert num_tiles(grid_of(runner, "test_iter_0_few.png")) == 2
+    names = [image.name for image in runner.message_hub.outbox]
+    assert names == ["visualizer/test", "visualizer/test_few"]
+
+
 def test_the_interval_counts_validations_and_goes_on_after_a_resume(run, tmp_path):
     def names():
         return sorted(p.name for p in (tmp_path / "run" / "visualizer").glob("*"))
