@@ -77,4 +77,4 @@ class Sink:
         """Forget what a killed run logged that left no checkpoint: all of it comes again."""
 
     def close(self) -> None:
-        """Write out what is pending. Called once, always: also when `open` failed half-way."""
+        """Write out what is pending. Called once after `open`, also when that failed half-way."""

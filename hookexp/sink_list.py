@@ -29,6 +29,7 @@ class SinkList(Sink):
 
     def __init__(self, sinks: Mapping[str, Sink]) -> None:
         self.sinks = dict(sinks)
+        self._to_close: dict[str, Sink] = {}
         self._active: dict[str, Sink] = {}
         self._num_failures: Counter[str] = Counter()
         self._logger = logging.getLogger("hookexp")
@@ -42,6 +43,7 @@ class SinkList(Sink):
         self._logger = runner.logger
         if runner.rank != 0:
             return
+        self._to_close = self.sinks
         for name, sink in self.sinks.items():
             try:
                 sink.open(runner)
@@ -85,7 +87,7 @@ class SinkList(Sink):
         self._call_each(lambda _, sink: sink.start_over())
 
     def close(self) -> None:
-        self._active = self.sinks
+        self._active, self._to_close = self._to_close, {}
         self._call_each(lambda _, sink: sink.close())
         self._active = {}
         for name, count in self._num_failures.items():

@@ -140,7 +140,13 @@ def test_other_ranks_open_and_write_nothing(run):
     sink = RecordingSink()
     use_all(SinkList({"jsonl": sink}), run)
 
-    assert sink.calls == ["close"]
+    assert sink.calls == []
+
+
+def test_what_nobody_has_opened_is_not_closed(run):
+    sink = RecordingSink()
+    SinkList({"jsonl": sink}).close()
+    assert sink.calls == []
 
 
 def test_the_list_can_be_opened_again(run):
