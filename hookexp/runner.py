@@ -367,8 +367,8 @@ class Runner:
         calls: list[Callable[[], None]] = [
             lambda: self.hooks.on_exception(self, error=error),
             self.save_requested,
-            lambda: self.hooks.after_run(self),
             self.writer.wait,
+            lambda: self.hooks.after_run(self),
         ]
         self._try_all(calls)
 

@@ -7,6 +7,7 @@ import inspect
 import os
 import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -305,3 +306,29 @@ def test_the_config_shows_every_parameter_with_its_default():
         assert name.startswith("_") or getattr(made, name) == value
     assert set(config) == {"_target_", *inspect.signature(UploadHook).parameters}
     assert UploadHook.priority == Priority.LOWEST
+
+
+def test_a_checkpoint_in_flight_is_written_before_a_failed_run_is_uploaded(
+    make_runner, tmp_path, monkeypatch
+):
+    class Bomb(Hook):
+        def before_train_epoch(self, runner):
+            if runner.epoch == 1:
+                raise RuntimeError("boom")
+
+    hooks = {
+        "checkpoint": CheckpointHook(),
+        "upload": UploadHook(target=str(tmp_path / "archive")),
+        "bomb": Bomb(),
+    }
+    runner = make_runner(hooks, max_epochs=2, val_size=0)
+    save = runner.writer.store.save
+
+    def save_late(*arguments):
+        time.sleep(0.3)
+        return save(*arguments)
+
+    monkeypatch.setattr(runner.writer.store, "save", save_late)
+    with pytest.raises(RuntimeError, match="boom"):
+        runner.run("train")
+    assert sorted(p.name for p in (tmp_path / "archive").rglob("*.pth")) == epochs(1)
