@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from hookexp.errors import ConfigError
+from hookexp.numeric import is_whole
 from hookexp.precision import PRECISIONS
 
 DEFAULT_MAX_EPOCHS = 10
@@ -114,7 +115,7 @@ class TrainerSettings:
 
     def _check_dynamic_intervals(self) -> None:
         for pair in self.dynamic_intervals:
-            whole = isinstance(pair, list) and len(pair) == 2 and all(_is_whole(n) for n in pair)
+            whole = isinstance(pair, list) and len(pair) == 2 and all(map(is_whole, pair))
             if not whole or pair[0] < 0 or pair[1] < 1:
                 raise ConfigError(
                     f"trainer.dynamic_intervals: {pair} is not a pair [from, interval] of whole "
@@ -148,13 +149,9 @@ class TrainerSettings:
         return finished >= max(self.val_begin, 1) and finished % interval == 0
 
 
-def _is_whole(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
 def _require_whole(name: str, value: Any, least: int) -> None:
     may_be_null = name in ("max_epochs", "max_iters", "val_interval") or name.endswith("_batches")
     if value is None and may_be_null:
         return
-    if not _is_whole(value) or value < least:
+    if not is_whole(value, least):
         raise ConfigError(f"trainer.{name}={value}: use a whole number, {least} or more")

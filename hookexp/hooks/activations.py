@@ -17,6 +17,7 @@ from torch.utils.hooks import RemovableHandle
 from hookexp import dist
 from hookexp.errors import ConfigError
 from hookexp.hook import Batch, Hook, Priority
+from hookexp.numeric import require_whole
 from hookexp.runner import Runner
 
 
@@ -51,8 +52,7 @@ class ActivationsHook(Hook):
     def __init__(
         self, modules: Sequence[str] = ("*",), interval: int = 100, gradients: bool = False
     ) -> None:
-        if isinstance(interval, bool) or not isinstance(interval, int) or interval < 1:
-            raise ValueError(f"interval={interval}: use a whole number of iterations, 1 or more")
+        require_whole("interval", interval, of="iterations")
         if isinstance(modules, str) or not modules:
             raise ValueError(f"modules={modules!r}: use a list of name patterns, such as [head.*]")
         self.modules = tuple(modules)

@@ -16,6 +16,7 @@ from hookexp import dist
 from hookexp.errors import NotFiniteError
 from hookexp.hook import Batch, Hook, Priority
 from hookexp.message_hub import MessageHub
+from hookexp.numeric import require_whole
 from hookexp.optim.guard import (
     KeptTensors,
     StepGuard,
@@ -64,8 +65,7 @@ class CheckInvalidLossHook(Hook):
     after = ("optimizer",)
 
     def __init__(self, interval: int = 50, action: str = "raise") -> None:
-        if isinstance(interval, bool) or not isinstance(interval, int) or interval < 1:
-            raise ValueError(f"interval={interval}: use a whole number of iterations, 1 or more")
+        require_whole("interval", interval, of="iterations")
         if action not in ACTIONS:
             raise ValueError(f"action={action}: use one of {', '.join(ACTIONS)}")
         self.interval = interval

@@ -17,6 +17,7 @@ from hookexp.checkpoint.store import POINTER, CheckpointStore, best_stem
 from hookexp.errors import ConfigError
 from hookexp.hook import Batch, Hook, Priority
 from hookexp.monitor import GREATER_KEYS, LESS_KEYS, infer_rule, is_better, require_metric
+from hookexp.numeric import is_number, is_whole
 from hookexp.runner import Runner
 from hookexp.state import SaveRequest
 from hookexp.stop_together import Together
@@ -73,15 +74,17 @@ class CheckpointHook(Hook):
         on_write_error: str = "stop",
         save_on_exception: bool = False,
     ) -> None:
-        _require(interval == -1 or _is_count(interval), f"interval={interval}", "-1 or 1 and more")
         _require(
-            max_keep_ckpts == -1 or _is_count(max_keep_ckpts),
+            interval == -1 or is_whole(interval, 1), f"interval={interval}", "-1 or 1 and more"
+        )
+        _require(
+            max_keep_ckpts == -1 or is_whole(max_keep_ckpts, 1),
             f"max_keep_ckpts={max_keep_ckpts}",
             "-1 (all) or 1 and more",
         )
-        _require(save_begin == 0 or _is_count(save_begin), f"save_begin={save_begin}", "0 and more")
+        _require(is_whole(save_begin, 0), f"save_begin={save_begin}", "0 and more")
         _require(
-            every_n_minutes is None or every_n_minutes > 0,
+            every_n_minutes is None or (is_number(every_n_minutes) and every_n_minutes > 0),
             f"every_n_minutes={every_n_minutes}",
             "null or a number above 0",
         )
@@ -302,10 +305,6 @@ class CheckpointHook(Hook):
         for name in names:
             path = publish(runner.writer.store.folder / name, self.published_keys)
             runner.logger.info("published %s", path.name)
-
-
-def _is_count(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
 
 
 def _require(holds: bool, given: str, allowed: str) -> None:

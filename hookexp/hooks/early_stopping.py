@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from hookexp.errors import ConfigError
 from hookexp.hook import Hook, Priority
 from hookexp.monitor import Rule, infer_rule, is_better, parse_rule, require_metric
+from hookexp.numeric import is_number, require_whole
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -50,11 +51,10 @@ class EarlyStoppingHook(Hook):
     ) -> None:
         if not isinstance(monitor, str) or not monitor:
             raise ValueError(f"monitor={monitor!r}: use the name of a metric of the validation")
-        if not isinstance(patience, int) or isinstance(patience, bool) or patience < 1:
-            raise ValueError(f"patience={patience!r}: use a whole number, 1 or more")
-        if not _is_finite_number(min_delta) or min_delta < 0:
+        require_whole("patience", patience)
+        if not is_number(min_delta) or min_delta < 0:
             raise ValueError(f"min_delta={min_delta!r}: use a number, 0 or more")
-        if stopping_threshold is not None and not _is_finite_number(stopping_threshold):
+        if stopping_threshold is not None and not is_number(stopping_threshold):
             raise ValueError(f"stopping_threshold={stopping_threshold!r}: use a number or null")
         self.monitor = monitor
         self.given_rule = None if rule is None else parse_rule(rule)
@@ -133,7 +133,3 @@ class EarlyStoppingHook(Hook):
         if (state["monitor"], state["rule"]) == (self.monitor, self.rule):
             self.best_score = state["best_score"]
             self.wait_count = state["wait_count"]
-
-
-def _is_finite_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from hookexp import dist
 from hookexp.errors import ConfigError
 from hookexp.hook import Batch, Hook, Priority
+from hookexp.numeric import require_whole
 from hookexp.optim.averages import Averages
 from hookexp.runner import Runner
 
@@ -80,14 +81,14 @@ class EMAHook(Hook):
             raise ValueError(f"ema_type={ema_type}: use one of {', '.join(EMA_TYPES)}")
         if not 0.0 < momentum < 1.0:
             raise ValueError(f"momentum={momentum}: use a number between 0 and 1")
-        if interval < 1 or gamma < 1:
-            raise ValueError(f"interval={interval}, gamma={gamma}: use whole numbers, 1 or more")
+        require_whole("interval", interval)
+        require_whole("gamma", gamma)
+        require_whole("begin_iter", begin_iter, 0)
+        require_whole("begin_epoch", begin_epoch, 0)
         try:
             torch.device(device or "cpu")
         except RuntimeError:
             raise ValueError(f"device={device}: use null, cpu, cuda or cuda:1") from None
-        if begin_iter < 0 or begin_epoch < 0:
-            raise ValueError("begin_iter and begin_epoch: use 0 or more")
         if begin_iter > 0 and begin_epoch > 0:
             raise ValueError(
                 f"begin_iter={begin_iter} and begin_epoch={begin_epoch}: only one may be above 0"

@@ -11,6 +11,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from hookexp import dist
 from hookexp.errors import ConfigError
 from hookexp.hook import Batch, Hook, Priority
+from hookexp.numeric import is_whole
 from hookexp.optim.param_groups import select_all
 from hookexp.runner import Runner
 
@@ -46,7 +47,7 @@ class FreezeHook(Hook):
         if not isinstance(params, list) or not all(isinstance(p, str) for p in params):
             raise ValueError(f"params={params}: use a list of names, such as [stem, '*.bias']")
         for key, value in (("until_epoch", until_epoch), ("until_iter", until_iter)):
-            if value is not None and (not isinstance(value, int) or value < 1):
+            if value is not None and not is_whole(value, 1):
                 raise ValueError(f"{key}={value}: use null or a whole number, 1 or more")
         if until_epoch is not None and until_iter is not None:
             raise ValueError(

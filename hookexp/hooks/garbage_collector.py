@@ -10,6 +10,7 @@ import os
 from typing import Any
 
 from hookexp.hook import Batch, Hook, Mode, Priority
+from hookexp.numeric import require_whole
 from hookexp.runner import Runner
 
 _suspended = False
@@ -36,8 +37,7 @@ class GarbageCollectorHook(Hook):
     priority = Priority.LOWEST
 
     def __init__(self, interval: int = 1000, generation: int = 1, freeze: bool = True) -> None:
-        if isinstance(interval, bool) or not isinstance(interval, int) or interval < 1:
-            raise ValueError(f"interval={interval}: use a whole number of iterations, 1 or more")
+        require_whole("interval", interval, of="iterations")
         if generation not in (0, 1, 2):
             raise ValueError(f"generation={generation}: use 0, 1 or 2")
         self.interval = interval

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from hookexp import dist
 from hookexp.hook import Hook, Priority
+from hookexp.numeric import require_whole
 from hookexp.runner import Runner
 
 
@@ -34,8 +35,7 @@ class GradNormHook(Hook):
     priority = Priority.NORMAL
 
     def __init__(self, interval: int = 10, per_layer: bool = False, norm_type: float = 2.0) -> None:
-        if isinstance(interval, bool) or not isinstance(interval, int) or interval < 1:
-            raise ValueError(f"interval={interval}: use a whole number of steps, 1 or more")
+        require_whole("interval", interval, of="steps")
         if not norm_type > 0:
             raise ValueError(f"norm_type={norm_type}: use a number above 0, or .inf")
         self.interval = interval

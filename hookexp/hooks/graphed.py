@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from hookexp.device import map_tensors
 from hookexp.hook import Batch, Hook, Priority
+from hookexp.numeric import require_whole
 from hookexp.optim.capturable import (
     USE_DEFAULT,
     make_capturable,
@@ -61,8 +62,7 @@ class GraphedOptimizerHook(Hook):
     """Each puts PyTorch's hooks on modules, runs the forward pass alone, or changes the loss."""
 
     def __init__(self, grad_clip: dict[str, Any] | None = None, warmup_iters: int = 3) -> None:
-        if isinstance(warmup_iters, bool) or not isinstance(warmup_iters, int) or warmup_iters < 1:
-            raise ValueError(f"warmup_iters={warmup_iters}: use a whole number, 1 or more")
+        require_whole("warmup_iters", warmup_iters)
         self.grad_clip = checked_clip(grad_clip or {})
         self.warmup_iters = warmup_iters
         self._undo: Callable[[], None] = _nothing

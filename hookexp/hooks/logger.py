@@ -14,6 +14,7 @@ from typing import Any
 from hookexp.data.loader import num_batches
 from hookexp.hook import Batch, Hook, Mode, Priority
 from hookexp.message_hub import Artifact
+from hookexp.numeric import require_whole
 from hookexp.runner import Runner
 from hookexp.sink import LogPoint
 
@@ -51,8 +52,7 @@ class LoggerHook(Hook):
         keep_local: bool = True,
         log_metric_by_epoch: bool = True,
     ) -> None:
-        if isinstance(interval, bool) or not isinstance(interval, int) or interval < 1:
-            raise ValueError(f"interval={interval}: use a whole number of iterations, 1 or more")
+        require_whole("interval", interval, of="iterations")
         self.interval = interval
         self.ignore_last = ignore_last
         self.interval_exp_name = interval_exp_name

@@ -19,6 +19,7 @@ from torch import Tensor
 from hookexp import dist
 from hookexp.errors import ConfigError
 from hookexp.hook import Batch, Hook, Priority
+from hookexp.numeric import require_whole
 from hookexp.optim.lr_curve import draw, smooth, smooth_both_ways, steepest
 from hookexp.runner import Runner
 from hookexp.task import loss_of
@@ -69,14 +70,12 @@ class LrFinderHook(Hook):
             raise ValueError(
                 f"start_lr={start_lr}, end_lr={end_lr}: use numbers above 0, start_lr the smaller"
             )
-        if isinstance(num_iters, bool) or not isinstance(num_iters, int) or num_iters < 10:
-            raise ValueError(f"num_iters={num_iters}: use a whole number, 10 or more")
+        require_whole("num_iters", num_iters, 10)
         if not 0 < smoothing <= 1:
             raise ValueError(f"smoothing={smoothing}: use a number above 0 and up to 1")
         if not divergence > 1:
             raise ValueError(f"divergence={divergence}: use a number above 1")
-        if isinstance(interval, bool) or not isinstance(interval, int) or interval < 1:
-            raise ValueError(f"interval={interval}: use a whole number of iterations, 1 or more")
+        require_whole("interval", interval, of="iterations")
         self.start_lr = start_lr
         self.end_lr = end_lr
         self.num_iters = num_iters

@@ -14,6 +14,7 @@ import torch
 from hookexp.errors import add_note
 from hookexp.failures import is_out_of_memory
 from hookexp.hook import Hook, Priority
+from hookexp.numeric import require_whole
 from hookexp.runner import Runner
 
 MIB = 2**20
@@ -44,8 +45,7 @@ class MemoryHook(Hook):
     priority = Priority.NORMAL
 
     def __init__(self, snapshot: bool = True, max_entries: int = 100_000) -> None:
-        if isinstance(max_entries, bool) or not isinstance(max_entries, int) or max_entries < 1:
-            raise ValueError(f"max_entries={max_entries}: use a whole number, 1 or more")
+        require_whole("max_entries", max_entries)
         self.snapshot = snapshot
         self.max_entries = max_entries
         self._is_recording = False

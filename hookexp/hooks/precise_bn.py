@@ -15,6 +15,7 @@ from hookexp import dist
 from hookexp.data.loader import apart
 from hookexp.errors import ConfigError
 from hookexp.hook import Hook, Priority
+from hookexp.numeric import require_whole
 from hookexp.runner import Runner
 
 
@@ -46,9 +47,8 @@ class PreciseBnHook(Hook):
     after = ("ema",)
 
     def __init__(self, num_batches: int = 100, interval: int = 1) -> None:
-        for key, value in (("num_batches", num_batches), ("interval", interval)):
-            if not isinstance(value, int) or value < 1:
-                raise ValueError(f"{key}={value}: use a whole number, 1 or more")
+        require_whole("num_batches", num_batches)
+        require_whole("interval", interval)
         self.num_batches = num_batches
         self.interval = interval
         self.validations = 0

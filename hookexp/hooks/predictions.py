@@ -12,6 +12,7 @@ from torch import Tensor
 
 from hookexp.errors import ConfigError
 from hookexp.hook import Batch, Hook, Mode, Priority
+from hookexp.numeric import is_whole
 
 if TYPE_CHECKING:
     from hookexp.runner import Runner
@@ -61,7 +62,7 @@ class PredictionsHook(Hook):
     def __init__(
         self, keys: Sequence[str] | None = None, with_targets: bool = True, interval: int = 1
     ) -> None:
-        if not isinstance(interval, int) or isinstance(interval, bool) or interval < 0:
+        if not is_whole(interval, 0):
             raise ValueError(f"interval={interval}: use a whole number, 0 (no validation) or more")
         self.keys = None if keys is None else list(keys)
         self.with_targets = with_targets

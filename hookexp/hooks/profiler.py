@@ -15,6 +15,7 @@ from torch.profiler import ProfilerActivity, record_function
 from hookexp.errors import ConfigError
 from hookexp.hook import Batch, Hook, Mode, Priority
 from hookexp.listeners import ALL_HOOKS, Listener
+from hookexp.numeric import require_whole
 
 if TYPE_CHECKING:
     from hookexp.runner import Runner
@@ -81,9 +82,7 @@ class ProfilerHook(Hook):
         with_flops: bool = False,
         json_trace_path: str | None = None,
     ) -> None:
-        is_count = isinstance(profile_times, int) and not isinstance(profile_times, bool)
-        if not is_count or profile_times < 1:
-            raise ValueError(f"profile_times={profile_times}: use a whole number, 1 or more")
+        require_whole("profile_times", profile_times)
         if activity_with_cuda not in (True, False, "auto"):
             raise ValueError(f"activity_with_cuda={activity_with_cuda}: use true, false or auto")
         self.by_epoch = by_epoch

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from hookexp.errors import ConfigError
 from hookexp.hook import Hook, Priority
+from hookexp.numeric import require_whole
 
 if TYPE_CHECKING:
     from hookexp.data.loader import Loader
@@ -58,8 +59,7 @@ class TextSamplesHook(Hook):
     ) -> None:
         if not prompt:
             raise ValueError("hooks.text_samples.prompt is empty: give at least one character")
-        if length < 1:
-            raise ValueError(f"hooks.text_samples.length={length}: use a whole number, 1 or more")
+        require_whole("hooks.text_samples.length", length)
         if not temperature > 0:
             raise ValueError(f"hooks.text_samples.temperature={temperature}: use a number above 0")
         self.prompt = prompt

@@ -17,6 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from hookexp.errors import ConfigError
 from hookexp.hook import Batch, Hook, Priority
+from hookexp.numeric import is_number
 from hookexp.runner import Runner
 
 PEAK_TFLOPS = {
@@ -214,8 +215,7 @@ def _holds_whole_numbers(tensor: Tensor) -> bool:
 
 
 def _require(name: str, value: Any, words: tuple[Any, ...]) -> None:
-    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if value in words or (is_number and value > 0):
+    if value in words or (is_number(value) and value > 0):
         return
     named = ", ".join("null" if word is None else word for word in words)
     raise ValueError(f"{name}={value}: use a number above 0, or {named}")

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from hookexp.errors import ConfigError
 from hookexp.hook import Batch, Hook, Priority
+from hookexp.numeric import require_whole
 
 if TYPE_CHECKING:
     from hookexp.runner import Runner
@@ -59,8 +60,7 @@ class UploadHook(Hook):
         command: str | None = None,
         timeout: float = 600.0,
     ) -> None:
-        if not isinstance(interval, int) or isinstance(interval, bool) or interval < 1:
-            raise ValueError(f"interval={interval}: use a whole number, 1 or more")
+        require_whole("interval", interval)
         if (target is None) == (command is None):
             raise ValueError(f"target={target} and command={command}: give one of the two")
         if command is not None and "{path}" not in command:

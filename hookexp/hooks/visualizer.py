@@ -12,6 +12,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from hookexp.hook import Batch, Hook, Mode, Priority
+from hookexp.numeric import require_whole
 
 if TYPE_CHECKING:
     from hookexp.runner import Runner
@@ -52,9 +53,8 @@ class VisualizerHook(Hook):
     def __init__(
         self, interval: int = 1, draw_gt: bool = True, draw_pred: bool = True, max_images: int = 16
     ) -> None:
-        for name, value in (("interval", interval), ("max_images", max_images)):
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise ValueError(f"{name}={value}: use a whole number, 1 or more")
+        require_whole("interval", interval)
+        require_whole("max_images", max_images)
         self.interval = interval
         self.draw_gt = draw_gt
         self.draw_pred = draw_pred

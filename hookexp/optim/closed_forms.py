@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import ClassVar
 
-from hookexp.optim.param_scheduler import ParamScheduler, is_list, is_number, is_whole, logger
+from hookexp.numeric import is_number, is_whole
+from hookexp.optim.param_scheduler import ParamScheduler, is_list, logger
 
 
 @dataclass(kw_only=True, eq=False)

@@ -9,7 +9,6 @@ Parameters whose settings come out equal share a group, because an optimizer's w
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Any
@@ -17,6 +16,7 @@ from typing import Any
 from torch import nn
 
 from hookexp.errors import ConfigError
+from hookexp.numeric import is_number
 
 _KEYS = ("no_decay", "layer_decay", "rules")
 _FACTORS = {"lr_mult": "lr", "decay_mult": "weight_decay"}
@@ -123,8 +123,7 @@ def _checked(
         raise ConfigError(f"{path}.no_decay={no_decay}: use true or false")
     layer_decay = options.get("layer_decay")
     if layer_decay is not None:
-        number = isinstance(layer_decay, (int, float)) and not isinstance(layer_decay, bool)
-        if not number or not 0 < layer_decay <= 1:
+        if not is_number(layer_decay) or not 0 < layer_decay <= 1:
             raise ConfigError(f"{path}.layer_decay={layer_decay}: use a number above 0, up to 1")
         _require_setting("lr", defaults, f"{path}.layer_decay")
     if no_decay:
@@ -146,10 +145,9 @@ def _check_rule(rule: Any, defaults: Mapping[str, Any], path: str) -> None:
             f"it is {rule}"
         )
     for key, value in rule.items():
-        if key in (*_FACTORS, *_FACTORS.values()):
-            is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-            if not is_number or not 0 <= value < math.inf:
-                raise ConfigError(f"{path}.{key}={value}: use a number, such as 0.1, not below 0")
+        has_to_be_number = key in (*_FACTORS, *_FACTORS.values())
+        if has_to_be_number and not (is_number(value) and value >= 0):
+            raise ConfigError(f"{path}.{key}={value}: use a number, such as 0.1, not below 0")
         if key in _FACTORS:
             _require_setting(_FACTORS[key], defaults, f"{path}.{key}")
         elif key != "params" and key not in defaults:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from hookexp.errors import ConfigError
+from hookexp.numeric import is_number, is_whole
 
 logger = logging.getLogger("hookexp")
 
@@ -147,16 +148,6 @@ class ParamScheduler:
     def _measure(self, end: int | None) -> None:
         self.length = math.inf if end is None else max(end - self.begin, 1)
         self._last_t = self.length if self.changes_at_end else self.length - 1
-
-
-def is_whole(value: Any, least: int) -> bool:
-    """Whether it is an int (a bool is not) of at least that size."""
-    return isinstance(value, int) and not isinstance(value, bool) and value >= least
-
-
-def is_number(value: Any) -> bool:
-    """Whether it is a finite int or float (a bool is not)."""
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def is_list(value: Any) -> bool:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from hookexp.numeric import is_whole
+
 
 class Windows:
     """Accumulation windows as a function of the iteration, so that a resumed run agrees on them.
@@ -56,7 +58,7 @@ class Windows:
 
 
 def _checked(schedule: Any) -> list[tuple[int, int]]:
-    if _is_whole(schedule) and schedule >= 1:
+    if is_whole(schedule, 1):
         return [(0, schedule)]
     if not isinstance(schedule, Sequence) or isinstance(schedule, str) or not schedule:
         raise ValueError(
@@ -65,7 +67,7 @@ def _checked(schedule: Any) -> list[tuple[int, int]]:
         )
     pairs = []
     for pair in schedule:
-        fits = isinstance(pair, Sequence) and len(pair) == 2 and all(map(_is_whole, pair))
+        fits = isinstance(pair, Sequence) and len(pair) == 2 and all(map(is_whole, pair))
         if not fits or pair[0] < 0 or pair[1] < 1:
             raise ValueError(
                 f"cumulative_iters={schedule!r}: {pair!r} is not a pair [from_iter, n] of whole "
@@ -79,7 +81,3 @@ def _checked(schedule: Any) -> list[tuple[int, int]]:
             "further one later than the one before it"
         )
     return pairs
-
-
-def _is_whole(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)

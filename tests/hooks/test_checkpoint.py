@@ -344,6 +344,7 @@ def test_a_wrong_metric_is_told_before_the_run(save_best, message):
     ("arguments", "message"),
     [
         ({"interval": 0}, "interval=0: use -1 or 1"),
+        ({"every_n_minutes": "ten"}, "every_n_minutes=ten: use null or a number above 0"),
         ({"interval": -2}, "interval=-2"),
         ({"max_keep_ckpts": 0}, "max_keep_ckpts=0"),
         ({"filename_tmpl": "../../x_{}.pth"}, "filename_tmpl=../../x_{}.pth: use a plain"),

@@ -354,9 +354,11 @@ def test_tied_weights_are_averaged_once_and_saved_under_both_names(make_runner):
     [
         ({"ema_type": "EMA"}, "ema_type=EMA: use one of ExponentialMovingAverage"),
         ({"momentum": 1.5}, "momentum=1.5: use a number between 0 and 1"),
-        ({"interval": 0}, "interval=0, gamma=100: use whole numbers, 1 or more"),
+        ({"interval": 0}, "interval=0: use a whole number, 1 or more"),
+        ({"interval": 2.5}, "interval=2.5: use a whole number, 1 or more"),
+        ({"gamma": True}, "gamma=True: use a whole number, 1 or more"),
         ({"device": "gpu"}, "device=gpu: use null, cpu, cuda or cuda:1"),
-        ({"begin_iter": -1}, "begin_iter and begin_epoch: use 0 or more"),
+        ({"begin_iter": -1}, "begin_iter=-1: use a whole number, 0 or more"),
         ({"begin_iter": 1, "begin_epoch": 1}, "only one may be above 0"),
     ],
 )

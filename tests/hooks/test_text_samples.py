@@ -133,7 +133,8 @@ def test_data_that_is_no_text_is_an_error_before_training(runner: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("key", "value"), [("prompt", ""), ("length", 0), ("temperature", 0.0), ("temperature", -1.0)]
+    ("key", "value"),
+    [("prompt", ""), ("length", 0), ("length", 2.5), ("temperature", 0.0), ("temperature", -1.0)],
 )
 def test_a_value_that_cannot_be_names_its_config_path(key: str, value: Any) -> None:
     with pytest.raises(ValueError, match=rf"hooks\.text_samples\.{key}"):
