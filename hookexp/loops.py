@@ -40,7 +40,7 @@ from hookexp.data.loader import num_batches
 from hookexp.errors import ConfigError
 from hookexp.state import Phase
 from hookexp.stop_together import StopTogether
-from hookexp.user_errors import metrics_of
+from hookexp.user_errors import metrics_of, refuse_idle_ranks
 
 if TYPE_CHECKING:
     from hookexp.data.loader import Loader
@@ -202,7 +202,7 @@ class EvalLoop:
             self._call(f"before_{mode}")
             self._call(f"before_{mode}_epoch")
             task.reset_metrics()
-            self._ranks.begin(num_batches(self.dataloader))
+            refuse_idle_ranks(mode, self._ranks.begin(num_batches(self.dataloader)))
             with closing(_fetch(runner, self.dataloader, 0)) as batches:
                 for batch_idx, data_batch in batches:
                     self._ranks.look()

@@ -31,14 +31,17 @@ class Together:
         self._common_calls = math.inf
         self._since = monotonic()
 
-    def begin(self, num_calls: int | None) -> None:
+    def begin(self, num_calls: int | None) -> list[int | None]:
         """Say how often `tell` will be called, where that may not be the same on all ranks.
 
         They begin to count anew: after the last time, some ranks may have called more often.
+        Returns what each rank has said.
         """
         self._calls = self._calls_left = 1
         self._since = monotonic()
-        self._common_calls = min(dist.gather(num_calls or 0))
+        said = dist.gather(num_calls)
+        self._common_calls = min(number or 0 for number in said)
+        return said
 
     def tell(self, *values: Any) -> list[tuple[Any, ...]]:
         """The values that each rank tells; empty where it is not the time to tell them.

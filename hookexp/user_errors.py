@@ -6,7 +6,7 @@ But for the metrics of an evaluation, nothing is looked at before there is an er
 from __future__ import annotations
 
 import traceback
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
@@ -44,6 +44,22 @@ def metrics_of(task: Task) -> dict[str, float]:
                 "as the mean"
             )
     return scalars_to_floats(metrics)
+
+
+def refuse_idle_ranks(mode: str, num_batches: Sequence[int | None]) -> None:
+    """Refuse an evaluation that would hang: what ranks exchange, such as sums, needs all of them.
+
+    Args:
+        num_batches: those of each rank; None where the data cannot tell.
+
+    Raises:
+        ConfigError: on all ranks, if some have batches and one has none.
+    """
+    if 0 in num_batches and any(num_batches):
+        raise ConfigError(
+            f"data.{mode}: rank {num_batches.index(0)} has no batch of the evaluation, of which "
+            f"ranks have {', '.join(map(str, num_batches))}; give each at least one"
+        )
 
 
 def mistake_of_the_task(error: BaseException, runner: Runner) -> ConfigError | None:

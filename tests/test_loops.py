@@ -182,3 +182,11 @@ def test_a_test_after_training_is_of_what_was_trained(make_runner, tmp_path, cap
         tested = runner.model.state_dict()
         assert all(torch.equal(tested[name], trained[name]) for name in trained)
     assert "initialisation" not in caplog.text
+
+
+def test_an_evaluation_in_which_a_rank_has_no_batch_is_refused_by_all_of_them(
+    make_runner, monkeypatch
+):
+    monkeypatch.setattr("hookexp.stop_together.dist.gather", lambda value: [value, 0])
+    with pytest.raises(ConfigError, match=r"^data\.val: rank 1 has no batch .* 1, 0;"):
+        make_runner().run("val")
