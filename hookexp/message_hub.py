@@ -95,6 +95,12 @@ class MessageHub:
             self.scalars[key] = ScalarWindow(self.window)
             self.scalars[key].values.append(value)
 
+    def replace_scalar(self, key: str, value: Scalar) -> None:
+        """Make a value the only one: a row of the log is a mean over those that are kept."""
+        if key in self.scalars:
+            self.scalars[key].values.clear()
+        self.update_scalar(key, value)
+
     def update_scalars(self, scalars: Mapping[str, Scalar]) -> None:
         for key, value in scalars.items():
             self.update_scalar(key, value)

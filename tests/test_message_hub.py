@@ -118,3 +118,12 @@ def test_numbers_of_any_type_are_read_unrounded():
 def test_a_scalar_of_several_elements_is_refused_where_it_is_given():
     with pytest.raises(ValueError, match=r"scalar 'train/v' is a tensor of shape \(3,\)"):
         MessageHub().update_scalar("train/v", torch.ones(3))
+
+
+def test_a_value_that_replaces_is_the_only_one():
+    hub = MessageHub()
+    hub.update_scalars({"train/norm": 1.0, "train/norm/head": 2.0})
+    hub.replace_scalar("train/norm", torch.tensor(3.0))
+    hub.replace_scalar("train/new", 4.0)
+    assert hub.read("train/", window=10) == {"norm": 3.0, "norm/head": 2.0, "new": 4.0}
+    assert list(hub.scalars) == ["train/norm", "train/norm/head", "train/new"]

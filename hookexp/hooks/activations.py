@@ -97,11 +97,8 @@ class ActivationsHook(Hook):
         if not self._handles:
             return
         self._remove_handles()
-        hub = runner.message_hub
         for key, value in self._measured.items():
-            if key in hub.scalars:
-                hub.scalars[key].values.clear()
-            hub.update_scalar(key, value)
+            runner.message_hub.replace_scalar(key, value)
 
     def after_run(self, runner: Runner) -> None:
         self._remove_handles()

@@ -61,10 +61,10 @@ class GradNormHook(Hook):
         is_logged_by_clipping = runner.optim_wrapper.max_norm is not None
         if not is_logged_by_clipping:
             total = torch.linalg.vector_norm(torch.stack(by_layer), self.norm_type)
-            _replace(runner, "train/grad_norm", total)
+            runner.message_hub.replace_scalar("train/grad_norm", total)
         if self.per_layer:
             for layer, norm in zip(present, by_layer, strict=True):
-                _replace(runner, f"train/grad_norm/{layer}", norm)
+                runner.message_hub.replace_scalar(f"train/grad_norm/{layer}", norm)
 
     def _norms_of(self, gradients: dict[str, list[Tensor]]) -> list[Tensor]:
         """One norm for each layer: a norm of norms is the norm of all."""
@@ -84,10 +84,3 @@ def _parameters_by_module(model: nn.Module) -> dict[str, list[nn.Parameter]]:
 
 def _dense_values(gradient: Tensor) -> Tensor:
     return gradient.coalesce().values() if gradient.is_sparse else gradient
-
-
-def _replace(runner: Runner, key: str, value: Tensor) -> None:
-    """Make a value the only one, since a row of the log is a mean over those that are kept."""
-    if key in runner.message_hub.scalars:
-        runner.message_hub.scalars[key].values.clear()
-    runner.message_hub.update_scalar(key, value)
