@@ -71,7 +71,7 @@ class SupervisedTask(Task):
         loss = self.loss(predictions, targets)
         for name, metric in self.metrics.items():
             if name == "loss":
-                metric.update(loss, num_samples=_num_samples(targets))
+                metric.update(loss, num_samples=_num_samples(inputs, targets))
             else:
                 metric.update(predictions, targets)
         return {"predictions": predictions, "loss": loss}
@@ -123,8 +123,12 @@ def _in_full_precision(outputs: Any) -> Any:
     return outputs
 
 
-def _num_samples(targets: Any) -> int:
-    """Length of the batch, of targets that are a tensor, a list, or a dict of either."""
+def _num_samples(inputs: Any, targets: Any) -> int:
+    """Length of the batch: of targets that are a tensor, or a dict of some, else of the inputs.
+
+    A list may be of the samples or of several targets, so its own length counts last.
+    """
     while isinstance(targets, Mapping):
         targets = next(iter(targets.values()))
-    return len(targets)
+    tensors = (part for part in (targets, inputs) if isinstance(part, Tensor))
+    return len(next(tensors, targets))

@@ -137,6 +137,14 @@ def test_a_plain_function_is_a_loss_and_targets_may_be_a_dict() -> None:
     assert torch.allclose(task.compute_metrics()["loss"], torch.tensor(1 / 6))
 
 
+def test_batches_with_several_targets_count_by_their_samples() -> None:
+    task = SupervisedTask(lambda outputs, targets: targets[0].mean(), {})
+    for values in ([0.0, 0.0, 0.0], [4.0]):
+        inputs, target = torch.zeros(len(values), 2), torch.tensor(values)
+        task.val_step(nn.Identity(), (inputs, [target, target]))
+    assert task.compute_metrics()["loss"] == 1.0
+
+
 def test_the_mean_loss_is_summed_over_ranks() -> None:
     metric = MeanLoss()
     metric.update(torch.tensor(1.0), num_samples=3)
