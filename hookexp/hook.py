@@ -328,6 +328,13 @@ class Hook:
         """Whether the current iteration is the last of the run."""
         return runner.iter + 1 == runner.max_iters
 
+    @staticmethod
+    def is_one_long_epoch(runner: Runner) -> bool:
+        """Whether a run by iterations goes through its data more than once: it is one epoch."""
+        if runner.by_epoch or runner.max_iters is None:
+            return False
+        return runner.max_iters > (runner.num_batches_per_epoch or 0)
+
 
 MOUNT_POINTS: tuple[str, ...] = tuple(
     name for name, method in vars(Hook).items() if hasattr(method, "__is_mount_point__")

@@ -153,9 +153,20 @@ class CheckpointHook(Hook):
                 f"hooks.checkpoint.out_dir: {runner.writer.store.folder} holds the checkpoints of "
                 "another run; choose another out_dir, or continue that run with resume=auto"
             )
+        if self.by_epoch and self.interval > 0 and self.every_n_minutes is None:
+            self._warn_of_one_epoch(runner)
         self._began_at_iter = runner.iter
         if self.every_n_minutes is not None:
             self._next_save_by_clock = time.monotonic() + 60 * self.every_n_minutes
+
+    def _warn_of_one_epoch(self, runner: Runner) -> None:
+        if self.is_one_long_epoch(runner):
+            runner.logger.warning(
+                "hooks.checkpoint.by_epoch=true: a run by iterations is one epoch, so nothing is "
+                "saved before its end or a stop; set hooks.checkpoint.by_epoch=false "
+                "hooks.checkpoint.interval=%d",
+                runner.num_batches_per_epoch or 1000,
+            )
 
     def after_train_iter(
         self,

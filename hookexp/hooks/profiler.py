@@ -107,6 +107,12 @@ class ProfilerHook(Hook):
         self._activities = self._chosen_activities(runner.device)
 
     def before_train(self, runner: Runner) -> None:
+        if self.by_epoch and self.schedule is None and self.is_one_long_epoch(runner):
+            runner.logger.warning(
+                "hooks.profiler.by_epoch=true: a run by iterations is one epoch, so all of it is "
+                "profiled and kept in memory; set hooks.profiler.by_epoch=false "
+                "hooks.profiler.profile_times=20"
+            )
         self._begin(runner)
 
     def before_val(self, runner: Runner) -> None:

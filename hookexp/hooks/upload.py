@@ -90,6 +90,15 @@ class UploadHook(Hook):
         if runner.rank == 0:
             self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="upload")
 
+    def before_train(self, runner: Runner) -> None:
+        if self.by_epoch and self.is_one_long_epoch(runner):
+            runner.logger.warning(
+                "hooks.upload.by_epoch=true: a run by iterations is one epoch, so nothing is "
+                "uploaded before its end; set hooks.upload.by_epoch=false "
+                "hooks.upload.interval=%d",
+                runner.num_batches_per_epoch or 1000,
+            )
+
     def before_train_epoch(self, runner: Runner) -> None:
         if self.by_epoch and runner.epoch > 0 and runner.epoch % self.interval == 0:
             self._start(runner)

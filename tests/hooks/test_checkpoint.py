@@ -207,6 +207,25 @@ def test_what_a_stop_saves_has_its_name_of_the_template(make_runner, arguments, 
     assert files(runner.work_dir) == [name]
 
 
+@pytest.mark.parametrize(
+    ("arguments", "settings", "is_told"),
+    [
+        ({}, {"max_iters": 4}, True),
+        ({}, {"max_iters": 3}, False),  # One pass over the data.
+        ({}, {"max_epochs": 2}, False),
+        ({"by_epoch": False}, {"max_iters": 4}, False),
+        ({"every_n_minutes": 10}, {"max_iters": 4}, False),
+        ({"interval": -1}, {"max_iters": 4}, False),
+    ],
+)
+def test_a_long_run_by_iterations_is_told_that_it_saves_at_its_end_alone(
+    make_runner, caplog, arguments, settings, is_told
+):
+    make_runner({"checkpoint": CheckpointHook(**arguments)}, val_size=0, **settings).run("train")
+    wanted = "hooks.checkpoint.by_epoch=false hooks.checkpoint.interval=3"
+    assert (wanted in caplog.text) == is_told
+
+
 def test_a_stop_right_after_a_save_saves_nothing_twice(make_runner):
     class Stop(Hook):
         def after_val(self, runner):

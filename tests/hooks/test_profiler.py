@@ -326,3 +326,11 @@ def test_the_config_shows_every_parameter_with_its_default():
         assert name.startswith("_") or getattr(made, name) == value
     assert set(config) == {"_target_", *inspect.signature(ProfilerHook).parameters}
     assert ProfilerHook.priority == Priority.VERY_LOW
+
+
+def test_a_run_by_iterations_is_told_that_all_of_it_is_profiled(make_runner, caplog):
+    for by_epoch in (False, True):
+        assert "by_epoch=false" not in caplog.text
+        hook = ProfilerHook(by_epoch=by_epoch, on_trace_ready=None)
+        make_runner({"profiler": hook}, max_iters=4, val_size=0).run("train")
+    assert "set hooks.profiler.by_epoch=false hooks.profiler.profile_times=20" in caplog.text

@@ -332,3 +332,13 @@ def test_a_checkpoint_in_flight_is_written_before_a_failed_run_is_uploaded(
     with pytest.raises(RuntimeError, match="boom"):
         runner.run("train")
     assert sorted(p.name for p in (tmp_path / "archive").rglob("*.pth")) == epochs(1)
+
+
+def test_a_run_by_iterations_is_told_that_it_uploads_at_its_end_alone(
+    make_runner, tmp_path, caplog
+):
+    for by_epoch in (False, True):
+        assert "by_epoch=false" not in caplog.text
+        hook = UploadHook(by_epoch=by_epoch, target=str(tmp_path / "archive"))
+        make_runner({"upload": hook}, max_iters=4, val_size=0).run("train")
+    assert "set hooks.upload.by_epoch=false hooks.upload.interval=3" in caplog.text
