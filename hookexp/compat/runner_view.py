@@ -18,6 +18,7 @@ from hookexp.compat.loop_view import EvaluatorView, LoopView
 from hookexp.compat.optim_view import OptimWrapperView, SchedulerView, scheduler_views
 from hookexp.compat.singletons import bind
 from hookexp.compat.view import View
+from hookexp.hook import MOUNT_POINTS
 from hookexp.state import SaveRequest
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from hookexp.runner import Runner
 
 _VIEW = "_published_view"
+_OF_A_BATCH = {point for point in MOUNT_POINTS if point.endswith("_iter")}
 
 
 class RunnerView(View):
@@ -228,7 +230,7 @@ def with_view(call: Callable[..., Any], point: str) -> Callable[..., Any]:
     def call_with_view(runner: Runner, *args: Any, **kwargs: Any) -> None:
         view = view_of(runner)
         view.stage = getattr(runner, "mode", "train") if stage is None else stage
-        if words[-1] == "iter":
+        if point in _OF_A_BATCH:
             values = dict(zip(("batch_idx", "data_batch"), args, strict=False), **kwargs)
             view.inner_iter, view.data_batch = values["batch_idx"], values.get("data_batch")
         call(view, *args, **kwargs)

@@ -291,3 +291,19 @@ def test_pictures_numbers_and_config_reach_the_sinks(make_runner):
     shelf = Shelf()
     make_runner({"draws": Draws()}, sinks={"shelf": shelf}, max_epochs=1).run("train")
     assert shelf.seen == [("grid", (3, 4, 6), 2), ({"mAP": 0.5}, 3), {"a": 1}]
+
+
+def test_a_point_of_a_hooks_own_may_be_called_like_one_of_an_iteration(make_runner):
+    class Opens(Hook):
+        opens = ("after_inner_iter",)
+
+        def after_train_epoch(self, runner):
+            runner.call_hook("after_inner_iter", number=3)
+
+    class Listens:
+        def after_inner_iter(self, runner, number):
+            told.append((number, runner.inner_iter))
+
+    told = []
+    make_runner({"opens": Opens(), "listens": Listens()}, max_epochs=1).run("train")
+    assert told == [(3, 0)]
