@@ -76,7 +76,13 @@ class FreezeHook(Hook):
             for name, p in model.named_parameters()
             if p.requires_grad and name not in by_others
         }
-        chosen = select_all(self.params, list(learning), "hooks.freeze.params")
+        names = [n for n, _ in model.named_parameters() if n in learning or n in by_others]
+        chosen = select_all(self.params, names, "hooks.freeze.params")
+        if twice := [name for name in chosen if name in by_others]:
+            raise ConfigError(
+                f"hooks.freeze.params={self.params}: {twice[0]} is frozen by another hook already; "
+                "name it in one of them"
+            )
         if len(chosen) == len(learning):
             raise ConfigError(f"hooks.freeze.params={self.params}: nothing is left to learn")
         if not chosen:

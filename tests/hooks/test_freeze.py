@@ -222,6 +222,9 @@ def test_mistakes(make_runner, caplog):
         run(make_runner, FreezeHook(["*"]), max_epochs=1)
     with pytest.raises(ConfigError, match=r"until_epoch=2: this run counts iterations"):
         run(make_runner, FreezeHook(["inner"], until_epoch=2), max_iters=2)
+    twice = {"first": FreezeHook(["inner", "norm"], until_epoch=1), "second": FreezeHook(["inner"])}
+    with pytest.raises(ConfigError, match=r"inner\.weight is frozen by another hook already; name"):
+        make_runner(twice, max_epochs=2).run("train")
     run(make_runner, FreezeHook([]), max_epochs=1)
     assert "nothing is frozen" in caplog.text
 
