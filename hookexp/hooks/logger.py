@@ -164,7 +164,8 @@ class LoggerHook(Hook):
         timings = {name: value for name, value in times.items() if name in _TIMINGS}
         by_epoch = is_result and self.log_metric_by_epoch and runner.by_epoch
         step = point.epoch if by_epoch else point.iter
-        runner.sinks.log_scalars({**metrics, **timings}, step, point)
+        # A metric may be called like a timing; metrics come first, in order and in rank.
+        runner.sinks.log_scalars({**metrics, **timings, **metrics}, step, point)
 
     def _forward_outbox(self, runner: Runner) -> None:
         outbox, runner.message_hub.outbox = runner.message_hub.outbox, []

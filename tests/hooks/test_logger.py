@@ -240,3 +240,14 @@ def test_logs_are_copied_to_out_dir(make_runner, tmp_path):
 def test_a_bad_interval():
     with pytest.raises(ValueError, match="interval=0"):
         LoggerHook(interval=0)
+
+
+def test_a_metric_that_is_called_like_a_timing_is_the_one_that_is_logged(make_runner):
+    class Timed(TinyTask):
+        def compute_metrics(self):
+            return {**super().compute_metrics(), "time": torch.tensor(5.0)}
+
+    sink, _ = logged(make_runner, task=Timed(), max_epochs=1)
+    (row,) = [row for mode, *_, row in sink.rows if mode == "val"]
+    assert row["time"] == 5.0
+    assert list(row) == ["accuracy", "loss", "time", "data_time"]
