@@ -82,10 +82,12 @@ class StepGuard:
         2.6 to 2.13, `_fused_sgd`); it has to begin with zeros.
         """
         for optimizer in self._without_state:
+            if not hasattr(optimizer, "found_inf"):
+                continue  # Another guard of the same step was here before.
             for state in optimizer.state.values():
                 momentum = state.get("momentum_buffer")
                 if momentum is not None:
-                    momentum.masked_fill_(optimizer.found_inf.bool(), 0.0)  # type: ignore[attr-defined]
+                    momentum.masked_fill_(optimizer.found_inf.bool(), 0.0)
         self._without_state = []
         for optimizer in self.optimizers:
             if hasattr(optimizer, "found_inf"):

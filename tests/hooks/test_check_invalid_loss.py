@@ -112,6 +112,19 @@ def test_the_momentum_of_a_first_step_that_was_held_back_begins_with_zeros(make_
         assert not state["momentum_buffer"].any()
 
 
+def test_two_guards_hold_back_the_same_step(make_runner):
+    def make(parameters):
+        return torch.optim.SGD(parameters, lr=0.1, momentum=0.9, fused=True)
+
+    states = []
+    for hooks in ({}, {"second": CheckInvalidLossHook(interval=3, action="skip")}):
+        first, batches = CheckInvalidLossHook(action="skip"), Batches(bad=(0, 4))
+        runner, _ = run(make_runner, first, make, batches, hooks=hooks)
+        assert [hook.num_skipped for hook in (first, *hooks.values())] == [2] * (1 + len(hooks))
+        states.append(copy.deepcopy(runner.model.state_dict()))
+    all_equal(*states)
+
+
 def test_a_run_without_bad_batches_is_the_same_bit_for_bit(make_runner):
     batches = Batches(bad=())
     runner, start = run(make_runner, CheckInvalidLossHook(), OPTIMIZERS["adamw"], batches)
