@@ -84,7 +84,7 @@ def build_runner(cfg: DictConfig, work_dir: Path, splits: tuple[Mode, ...] | Non
     model = build_model(cfg, settings, device)
     optim_wrapper = build_optim_wrapper(cfg, settings, device, model)
     start = start or _read_loaded(cfg, model)
-    _refuse_other_start(start, model, hooks)
+    _refuse_other_start(start, model, hooks, task)
     loaders = build_loaders(cfg.data, splits, settings, device, seed)
     # Training begins with generators that do not depend on what building model and data drew.
     seed_everything(derive_seed(seed, 1 + dist.rank()))
@@ -250,10 +250,16 @@ def _read_loaded(cfg: DictConfig, model: nn.Module) -> Start | None:
     return read_start(None, cfg.load_from, own, model, cfg.load_from_trusted)
 
 
-def _refuse_other_start(start: Start | None, model: nn.Module, hooks: HookList) -> None:
-    """Before any data is loaded, where no hook may still rename what the checkpoint holds."""
-    may_rename = any("after_load_checkpoint" in entry.stages for entry in hooks.entries)
-    if start is not None and not may_rename:
+def _refuse_other_start(start: Start | None, model: nn.Module, hooks: HookList, task: Task) -> None:
+    """Before any data is loaded, where nobody may still change the model or what the file holds.
+
+    Weights may be renamed when it is loaded, and added in `before_run` and in a task's `setup`.
+    """
+    if start is None or any("after_load_checkpoint" in entry.stages for entry in hooks.entries):
+        return
+    openings = [type(e.hook) for e in hooks.entries if "before_run" in e.stages]
+    openings += [owner for owner in type(task).__mro__ if "setup" in vars(owner)][:1]
+    if all(owner.__module__.startswith("hookexp.") for owner in openings):
         refuse_other_model(model, start.checkpoint, start.path)
 
 

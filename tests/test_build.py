@@ -448,6 +448,36 @@ def test_a_hook_may_make_a_checkpoint_of_another_model_one_of_this(tmp_path):
     assert build_runner(cfg, tmp_path).run("train").status == "finished"
 
 
+class AddsHead(Hook):
+    def before_run(self, runner):
+        add_head(runner)
+
+
+class AddsHeadInSetup(TinyTask):
+    def setup(self, runner):
+        add_head(runner)
+
+
+def add_head(runner):
+    runner.model.head = torch.nn.Linear(4, 1)
+    runner.optimizer.add_param_group({"params": [*runner.model.head.parameters()]})
+
+
+@pytest.mark.parametrize("where", ["hooks.head", "task"])
+def test_a_run_goes_on_with_the_weights_that_are_added_before_it_begins(tmp_path, where):
+    def build(*words):
+        cfg = tiny(*words)
+        if where == "task":
+            cfg.task = {"_target_": f"{HERE}.AddsHeadInSetup"}
+        return build_runner(cfg, tmp_path)
+
+    added = [] if where == "task" else [f"+hooks.head._target_={HERE}.AddsHead"]
+    build("trainer.max_epochs=1", *added).run("train")
+    rest = build("resume=auto", *added)
+    rest.run("train")
+    assert rest.resumed and rest.epoch == 2
+
+
 def test_data_sets_that_give_nothing(tmp_path):
     cfg = tiny()
     cfg.data.train = {"_target_": f"{HERE}.BySample", "size": 0}
