@@ -1,24 +1,29 @@
 """`Beside`: what training changes beside the states of the model, the optimizers and the hooks.
 
-A loss may keep a running centre, a model a buffer that is not persistent, a task a state of its
-own. Most such tensors are constants, such as masks and class weights, and what those are the config
-says: a checkpoint holds the ones that have changed since the run began.
+A loss may keep a running centre, a model a buffer that is not persistent, a task a teacher or a
+state of its own. Most such tensors are constants, such as masks and class weights, and what those
+are the config says: a checkpoint holds the ones that have changed since the run began.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping
+from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from hookexp import dist
 from hookexp.errors import ConfigError
 from hookexp.task import Task
 
 logger = logging.getLogger("hookexp")
+
+_AT_ONCE = 2**16
+"""Elements that are looked at together, which bounds the memory that takes."""
 
 
 class Beside:
@@ -33,11 +38,15 @@ class Beside:
     def __init__(self, model: nn.Module, task: Task) -> None:
         self._model = dist.unwrap(model)
         self._task = task
-        # The tensors too: one that is replaced may get the address of the first.
-        self._began = {name: (t, _version(t)) for name, t in self._tensors()}
+        # By value: torch does not count what is written through `.data`, as teachers often are.
+        self._began = {name: _digest(tensor) for name, tensor in self._tensors()}
 
     def state_dict(self) -> dict[str, Any]:
-        changed = {name: t.detach() for name, t in self._tensors() if self._has_changed(name, t)}
+        changed = {
+            name: tensor.detach()
+            for name, tensor in self._tensors()
+            if name not in self._began or _digest(tensor) != self._began[name]
+        }
         own = getattr(self._task, "state_dict", None)
         return {"tensors": changed, "task": None if own is None else own()}
 
@@ -64,10 +73,6 @@ class Beside:
                 f"({type(error).__name__}: {error})"
             ) from error
 
-    def _has_changed(self, name: str, tensor: Tensor) -> bool:
-        began, version = self._began.get(name, (None, 0))
-        return began is not tensor or _version(tensor) != version
-
     def _tensors(self) -> Iterator[tuple[str, Tensor]]:
         """By name; none that belongs to the model's own state."""
         persistent = self._model.state_dict(keep_vars=True)
@@ -85,6 +90,24 @@ class Beside:
                         yield f"task.{attribute}.{name}", tensor
 
 
-def _version(tensor: Tensor) -> int:
-    """How often it was changed in place; torch does not count that in inference mode."""
-    return 0 if tensor.is_inference() else tensor._version
+@torch.no_grad()
+def _digest(tensor: Tensor) -> int | None:
+    """A number that another content would not have; None for what has no plain memory."""
+    if is_lazy(tensor) or tensor.layout is not torch.strided or tensor.is_quantized:
+        return None
+    flat = (torch.view_as_real(tensor) if tensor.is_complex() else tensor).detach().reshape(-1)
+    bits = flat.view(_INTEGERS[flat.element_size()])
+    weights = _weights()[: len(bits)].to(bits.device)
+    total = torch.zeros((), dtype=torch.int64, device=bits.device)
+    for some in torch.split(bits, _AT_ONCE):
+        total = 31 * total + (weights[: len(some)] * some).sum()
+    return int(total)
+
+
+_INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+
+
+@cache
+def _weights() -> Tensor:
+    """Odd numbers of 64 bits, always the same."""
+    return torch.randint(-(2**62), 2**62, (_AT_ONCE,), generator=torch.Generator()) * 2 + 1

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from fakes import TinyModel, TinyTask
@@ -66,6 +68,22 @@ class Remembering(TinyModel):
         return outputs
 
 
+class TaughtTask(TinyTask):
+    """Its teacher follows the model, in the words of published code."""
+
+    def setup(self, runner):
+        self.teacher = copy.deepcopy(runner.model)
+
+    def train_step(self, model, batch):
+        taught = self.teacher(batch[0]).detach()
+        pairs = list(zip(model.parameters(), self.teacher.parameters(), strict=True))
+        for ours, theirs in pairs[:2]:
+            theirs.data.mul_(0.9).add_(0.1 * ours.detach().data)
+        for ours, theirs in pairs[2:]:
+            theirs.data = theirs.data * 0.9 + ours.data * 0.1
+        return {"loss": nn.functional.mse_loss(model(batch[0]), taught + batch[1])}
+
+
 class StopAt(Hook):
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
         if runner.iter + 1 == 4:
@@ -74,7 +92,12 @@ class StopAt(Hook):
 
 @pytest.mark.parametrize(
     ("make_task", "make_model"),
-    [(CentredTask, TinyModel), (CountingTask, TinyModel), (TinyTask, Remembering)],
+    [
+        (CentredTask, TinyModel),
+        (TaughtTask, TinyModel),
+        (CountingTask, TinyModel),
+        (TinyTask, Remembering),
+    ],
 )
 def test_a_resumed_run_is_the_run_that_was_not_stopped(
     make_runner, tmp_path, make_task, make_model
@@ -101,6 +124,31 @@ def test_what_has_not_changed_is_as_the_config_says():
     assert beside.state_dict() == {"tensors": {}, "task": None}
     task.loss(torch.ones(2, 1), torch.ones(2, 1))
     assert list(beside.state_dict()["tensors"]) == ["task.loss.centre"]
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: torch.zeros(()),
+        lambda: torch.zeros(3, 70000).t(),
+        lambda: torch.zeros(5, dtype=torch.bfloat16),
+        lambda: torch.zeros(4, dtype=torch.complex64),
+        lambda: torch.zeros(3, dtype=torch.bool),
+        lambda: torch.arange(100_000),
+    ],
+)
+def test_a_change_of_a_single_element_or_of_the_order_counts(make):
+    task = TinyTask()
+    task.bank = nn.Module()
+    task.bank.register_buffer("rows", make())
+    beside = Beside(TinyModel(), task)
+    assert beside.state_dict()["tensors"] == {}
+    task.bank.rows.t().reshape(-1).data[-1:] = 1
+    assert list(beside.state_dict()["tensors"]) == ["task.bank.rows"]
+    if task.bank.rows.numel() > 1:
+        last = Beside(TinyModel(), task)
+        task.bank.rows.data = task.bank.rows.flip(0)
+        assert list(last.state_dict()["tensors"]) == ["task.bank.rows"]
 
 
 def test_what_is_part_of_the_model_is_not_kept_twice():
