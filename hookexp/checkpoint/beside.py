@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from hookexp import dist
+from hookexp.checkpoint.task_parts import parts_of
 from hookexp.errors import ConfigError
 from hookexp.task import Task
 
@@ -31,8 +32,9 @@ class Beside:
 
     Args:
         model: its buffers that are not persistent.
-        task: the tensors of modules among its attributes, and what its `state_dict` returns if it
-            has one, which `load_state_dict` takes back.
+        task: its parameters and the tensors of modules, among its attributes and in lists and
+            dicts there; and what its `state_dict` returns if it has one, which `load_state_dict`
+            takes back.
     """
 
     def __init__(self, model: nn.Module, task: Task) -> None:
@@ -83,11 +85,16 @@ class Beside:
             return
         of_the_model = {id(tensor) for tensor in self._model.parameters()}
         of_the_model |= {id(tensor) for tensor in self._model.buffers()}
-        for attribute, module in vars(self._task).items():
-            if isinstance(module, nn.Module):
-                for name, tensor in (*module.named_parameters(), *module.named_buffers()):
-                    if id(tensor) not in of_the_model:
-                        yield f"task.{attribute}.{name}", tensor
+        for path, part in parts_of(self._task):
+            for name, tensor in _tensors_in(part):
+                if id(tensor) not in of_the_model:
+                    yield f"{path}.{name}".rstrip("."), tensor
+
+
+def _tensors_in(part: nn.Module | nn.Parameter) -> list[tuple[str, Tensor]]:
+    if isinstance(part, nn.Parameter):
+        return [("", part)]
+    return [*part.named_parameters(), *part.named_buffers()]
 
 
 @torch.no_grad()

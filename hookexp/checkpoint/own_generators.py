@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from hookexp import dist
+from hookexp.checkpoint.task_parts import parts_of
 from hookexp.data.tracking import GENERATORS
 from hookexp.hook_list import HookList
 from hookexp.task import Task
@@ -41,10 +42,9 @@ def set_states(model: nn.Module, task: Task, hooks: HookList, states: Mapping[st
 def _generators(model: nn.Module, task: Task, hooks: HookList) -> Iterator[tuple[str, Any]]:
     owners: list[tuple[str, Any]] = [("task", task)]
     owners += [(f"hooks.{entry.name}", entry.hook) for entry in hooks.entries]
-    parts = {"model": dist.unwrap(model)}
-    parts |= {f"task.{n}": part for n, part in vars(task).items() if isinstance(part, nn.Module)}
-    for prefix, part in parts.items():
-        owners += [(f"{prefix}.{name}".rstrip("."), m) for name, m in part.named_modules()]
+    for prefix, part in (("model", dist.unwrap(model)), *parts_of(task)):
+        if isinstance(part, nn.Module):
+            owners += [(f"{prefix}.{n}".rstrip("."), m) for n, m in part.named_modules()]
     for path, owner in owners:
         for name, value in getattr(owner, "__dict__", {}).items():
             if name not in _OF_EVERY_MODULE and isinstance(value, GENERATORS):

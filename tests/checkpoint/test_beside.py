@@ -68,6 +68,22 @@ class Remembering(TinyModel):
         return outputs
 
 
+class ManyLossesTask(TinyTask):
+    """Not a module itself, it keeps some in lists and dicts, and a parameter."""
+
+    def __init__(self):
+        super().__init__()
+        self.losses = {"centred": [Centred()]}
+        self.temperature = nn.Parameter(torch.ones(1))
+
+    def setup(self, runner):
+        runner.optimizer.add_param_group({"params": [self.temperature]})
+
+    def train_step(self, model, batch):
+        loss = self.losses["centred"][0](model(batch[0]), batch[1])
+        return {"loss": (loss * self.temperature.sigmoid()).sum()}
+
+
 class TaughtTask(TinyTask):
     """Its teacher follows the model, in the words of published code."""
 
@@ -94,6 +110,7 @@ class StopAt(Hook):
     ("make_task", "make_model"),
     [
         (CentredTask, TinyModel),
+        (ManyLossesTask, TinyModel),
         (TaughtTask, TinyModel),
         (CountingTask, TinyModel),
         (TinyTask, Remembering),
