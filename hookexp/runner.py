@@ -182,6 +182,7 @@ class Runner:
             self.beside = Beside(self.model, self.task)  # Setting up may have moved parts.
             self.hooks.before_run(self)
             if mode == "train":
+                self.wrap_train_step(self.beside.watched)
                 self.optim_wrapper.note_added_groups()
                 self.optim_wrapper.refuse_states_that_cannot_be_loaded()
                 self._shapes = snapshot.shapes_of(self.model)

@@ -2,29 +2,27 @@
 
 A loss may keep a running centre, a model a buffer that is not persistent, a task a teacher or a
 state of its own. Most such tensors are constants, such as masks and class weights, and what those
-are the config says: a checkpoint holds the ones that have changed since the run began.
+are the config says: a checkpoint holds the ones that have changed since the run began. `own_values`
+has what is kept in plain attributes.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping
-from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parameter import is_lazy
 
 from hookexp import dist
+from hookexp.checkpoint.digest import digest
+from hookexp.checkpoint.own_values import OwnValues
 from hookexp.checkpoint.task_parts import parts_of
 from hookexp.errors import ConfigError
 from hookexp.task import Task
 
 logger = logging.getLogger("hookexp")
-
-_AT_ONCE = 2**16
-"""Elements that are looked at together, which bounds the memory that takes."""
 
 
 class Beside:
@@ -41,16 +39,22 @@ class Beside:
         self._model = dist.unwrap(model)
         self._task = task
         # By value: torch does not count what is written through `.data`, as teachers often are.
-        self._began = {name: _digest(tensor) for name, tensor in self._tensors()}
+        self._values = OwnValues(model, task)
+        self.watched = self._values.watched
+        self._began = {name: digest(tensor) for name, tensor in self._tensors()}
 
     def state_dict(self) -> dict[str, Any]:
         changed = {
             name: tensor.detach()
             for name, tensor in self._tensors()
-            if name not in self._began or _digest(tensor) != self._began[name]
+            if name not in self._began or digest(tensor) != self._began[name]
         }
         own = getattr(self._task, "state_dict", None)
-        return {"tensors": changed, "task": None if own is None else own()}
+        return {
+            "tensors": changed,
+            "values": dist.gather(self._values.state_dict()),
+            "task": None if own is None else own(),
+        }
 
     @torch.no_grad()
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -65,6 +69,9 @@ class Beside:
                 tensors[name].copy_(saved)
             else:
                 logger.warning("%s is not what it was in the checkpoint, and begins anew", name)
+        values = state.get("values", ())  # Older checkpoints have none.
+        if len(values) == dist.world_size():
+            self._values.load_state_dict(values[dist.rank()])
         if state["task"] is None or not hasattr(self._task, "load_state_dict"):
             return
         try:
@@ -91,30 +98,7 @@ class Beside:
                     yield f"{path}.{name}".rstrip("."), tensor
 
 
-def _tensors_in(part: nn.Module | nn.Parameter) -> list[tuple[str, Tensor]]:
-    if isinstance(part, nn.Parameter):
+def _tensors_in(part: nn.Module | Tensor) -> list[tuple[str, Tensor]]:
+    if isinstance(part, Tensor):
         return [("", part)]
     return [*part.named_parameters(), *part.named_buffers()]
-
-
-@torch.no_grad()
-def _digest(tensor: Tensor) -> int | None:
-    """A number that another content would not have; None for what has no plain memory."""
-    if is_lazy(tensor) or tensor.layout is not torch.strided or tensor.is_quantized:
-        return None
-    flat = (torch.view_as_real(tensor) if tensor.is_complex() else tensor).detach().reshape(-1)
-    bits = flat.view(_INTEGERS[flat.element_size()])
-    weights = _weights()[: len(bits)].to(bits.device)
-    total = torch.zeros((), dtype=torch.int64, device=bits.device)
-    for some in torch.split(bits, _AT_ONCE):
-        total = 31 * total + (weights[: len(some)] * some).sum()
-    return int(total)
-
-
-_INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
-
-
-@cache
-def _weights() -> Tensor:
-    """Odd numbers of 64 bits, always the same."""
-    return torch.randint(-(2**62), 2**62, (_AT_ONCE,), generator=torch.Generator()) * 2 + 1

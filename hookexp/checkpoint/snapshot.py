@@ -3,7 +3,8 @@
 meta              versions, counters, seed, time: what depends on clock or machine
 message_hub       windows of logged scalars (times among them)
 state_dict        the model's weights
-beside            what the task, its loss or buffers that are not persistent have changed
+beside            what has changed in the task, its losses, plain attributes of the model's modules,
+                  and buffers that are not persistent
 frozen            which parameters do not learn and which modules are in evaluation mode, now and
                   when training began
 buffers           those that ranks have different values of

@@ -5,19 +5,24 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from hookexp.task import Task
 
 
-def parts_of(task: Task) -> Iterator[tuple[str, nn.Module | nn.Parameter]]:
+def parts_of(task: Task) -> Iterator[tuple[str, nn.Module | Tensor]]:
     """By path, such as `task.loss` or `task.losses.0`, where they are in a list or dict."""
     for name, value in vars(task).items():
         yield from _parts(value, f"task.{name}")
 
 
-def _parts(value: Any, path: str) -> Iterator[tuple[str, nn.Module | nn.Parameter]]:
-    if isinstance(value, (nn.Module, nn.Parameter)):
+def is_learned(value: Any) -> bool:
+    """Whether it is a parameter, or a tensor that an optimizer may have as well."""
+    return isinstance(value, Tensor) and value.requires_grad and value.is_leaf
+
+
+def _parts(value: Any, path: str) -> Iterator[tuple[str, nn.Module | Tensor]]:
+    if isinstance(value, nn.Module) or is_learned(value):
         yield path, value
     elif isinstance(value, dict):
         for key, item in value.items():

@@ -1,0 +1,164 @@
+"""What the model and the task keep in plain attributes comes back after a resume."""
+
+from __future__ import annotations
+
+from collections import deque
+
+import numpy as np
+import pytest
+import torch
+from fakes import TinyModel, TinyTask
+from torch import nn
+from torchmetrics import MeanMetric
+
+from hookexp.checkpoint.beside import Beside
+from hookexp.checkpoint.reading import load_checkpoint
+from hookexp.hook import Hook
+from hookexp.hooks.checkpoint import CheckpointHook
+
+
+class Recurrent(TinyModel):
+    """Carries its hidden state from batch to batch, and counts them."""
+
+    def __init__(self):
+        super().__init__()
+        self.cell = nn.LSTMCell(4, 4)
+        self.hidden = None
+        self.inner.num_batches = 0
+
+    def forward(self, inputs):
+        hidden = self.cell(inputs, self.hidden if self.training else None)
+        if self.training:
+            self.hidden = tuple(part.detach() for part in hidden)
+            self.inner.num_batches += 1
+        return super().forward(hidden[0]) / (1 + self.inner.num_batches)
+
+
+class BaselineTask(TinyTask):
+    """A running mean, a bank that is written in place, a history and a metric of training."""
+
+    def __init__(self):
+        super().__init__()
+        self.mean = torch.zeros(())
+        self.bank = torch.zeros(4)
+        self.history = []
+        self.metric = MeanMetric()
+
+    def train_step(self, model, batch):
+        loss = super().train_step(model, batch)["loss"]
+        self.mean = 0.9 * self.mean + 0.1 * loss.detach()
+        self.bank.data[len(self.history) % 4] = loss.detach()
+        self.history.append({"loss": loss.item()})
+        self.metric.update(loss.detach())
+        share = self.mean + self.bank.sum() + self.history[0]["loss"] + self.metric.compute()
+        return {"loss": loss * share}
+
+
+class StopAt(Hook):
+    def __init__(self, iteration):
+        self.iteration = iteration
+
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+        if runner.iter + 1 == self.iteration:
+            runner.state.stop("told to", urgent=True)
+
+
+@pytest.mark.parametrize("stops", [[1], [4], [2, 5], [11, 12]])
+@pytest.mark.parametrize(
+    ("make_task", "make_model"), [(BaselineTask, TinyModel), (TinyTask, Recurrent)]
+)
+def test_a_resumed_run_is_the_run_that_was_not_stopped(
+    make_runner, tmp_path, make_task, make_model, stops
+):
+    def run(folder, hooks, **more):
+        torch.manual_seed(0)
+        hooks = {"checkpoint": CheckpointHook(), **hooks}
+        parts = {"model": make_model(), "task": make_task(), "lr": 0.01}
+        make_runner(hooks, work_dir=folder, max_epochs=5, **parts, **more).run("train")
+
+    run(tmp_path / "whole", {})
+    for stop in stops:
+        run(tmp_path / "cut", {"stop": StopAt(stop)}, resume="auto")
+    run(tmp_path / "cut", {}, resume="auto")
+    whole, resumed = (load_checkpoint(tmp_path / name / "epoch_5.pth") for name in ("whole", "cut"))
+    for name, weight in whole["state_dict"].items():
+        assert torch.equal(weight, resumed["state_dict"][name]), name
+    assert repr(whole["beside"]) == repr(resumed["beside"])
+
+
+class Odd(TinyModel):
+    """Its step makes once what no checkpoint can hold, or makes a graph anew each time."""
+
+    def __init__(self):
+        super().__init__()
+        self.cache, self.length = None, 0
+
+    def forward(self, inputs):
+        if self.cache is None:
+            self.cache, self.length = object(), len(inputs)
+        self.last_output = super().forward(inputs)
+        return self.last_output
+
+
+class PredictingTask(TinyTask):
+    def __init__(self):
+        super().__init__()
+        self.runner = None
+
+    def setup(self, runner):
+        self.runner = runner
+
+
+def values_after(make_runner, task, model, **more):
+    runner = make_runner({}, task=task, model=model, max_epochs=1, **more)
+    runner.run("train")
+    return runner.beside.state_dict()["values"][0]
+
+
+def test_what_is_no_state_is_not_held_and_not_told(make_runner, caplog):
+    """Caches, outputs, what an evaluation collects, the runner; the default parts have nothing."""
+    with caplog.at_level("WARNING"):
+        assert values_after(make_runner, PredictingTask(), Odd()) == {}
+    assert "no checkpoint" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    "make", [lambda: deque(maxlen=3), lambda: np.zeros(3), lambda: [np.float64(0)], set]
+)
+def test_what_cannot_be_held_is_told_once(make_runner, caplog, make):
+    class Task(TinyTask):
+        def __init__(self):
+            super().__init__()
+            self.kept, self.steps = make(), 0
+
+        def train_step(self, model, batch):
+            self.steps += 1
+            kind = type(self.kept)
+            if kind is np.ndarray:
+                self.kept[0] += 1
+            else:
+                getattr(self.kept, "add" if kind is set else "append")(self.steps)
+            return super().train_step(model, batch)
+
+    with caplog.at_level("WARNING"):
+        assert values_after(make_runner, Task(), TinyModel()) == {}
+    told = [message for message in caplog.messages if "is in no checkpoint" in message]
+    assert len(told) == 1 and told[0].startswith("task.kept (")
+
+
+def test_a_tensor_that_others_have_too_stays_theirs():
+    def parts():
+        task, model = TinyTask(), TinyModel()
+        task.bank = model.inner.bank = torch.zeros(3)
+        return task, model, Beside(model, task)
+
+    def step(model, batch):
+        task.bank[0] += 1
+        return {}
+
+    task, model, beside = parts()
+    beside.watched(step)(model, None)
+    saved = beside.state_dict()
+    task, model, beside = parts()
+    beside.load_state_dict(saved)
+    assert task.bank[0] == 1 and task.bank is model.inner.bank
