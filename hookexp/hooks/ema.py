@@ -205,10 +205,19 @@ class EMAHook(Hook):
         checkpoint["ema_state_dict"] = raw
 
     def state_dict(self) -> dict[str, Any]:
-        return {"steps": self.steps}
+        moved = {
+            name: average
+            for name, (tensor, average) in self._of_other_buffers().items()
+            if not torch.equal(average, tensor.to(average.device))
+        }
+        return {"steps": self.steps, **({"of_other_buffers": moved} if moved else {})}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.steps = state["steps"]
+        others = self._of_other_buffers()
+        for name, saved in state.get("of_other_buffers", {}).items():
+            if name in others:
+                others[name][1].copy_(saved)
 
     def _warn_if_never_to_begin(self, runner: Runner) -> None:
         """No error: a quick look (`trainer.fast_dev_run`) ends before the averages begin."""
@@ -227,7 +236,8 @@ class EMAHook(Hook):
     def _had_not_begun(self, runner: Runner, checkpoint: dict[str, Any]) -> bool:
         """Whether the run that wrote a checkpoint had this hook and was still to begin averages."""
         name = next(entry.name for entry in runner.hooks.entries if entry.hook is self)
-        return bool(checkpoint.get("hooks", {}).get(name) == {"steps": 0})
+        state = checkpoint.get("hooks", {}).get(name, {})
+        return bool(state.get("steps") == 0)
 
     def _warn_of_averages_that_are_not_saved(self, runner: Runner) -> None:
         """No error: weights that never change may be left out of a state_dict on purpose."""
@@ -255,6 +265,13 @@ class EMAHook(Hook):
         if self.ema_type == "MomentumAnnealingEMA":
             return max(self.momentum, self.gamma / (self.gamma + self.steps))
         return max(self.momentum, 9 / (10 + self.steps)) if self.warm_up else self.momentum
+
+    def _of_other_buffers(self) -> dict[str, tuple[Tensor, Tensor]]:
+        """Buffers that are not persistent, which the model's state_dict does not have."""
+        pairs = zip(self._averages.tensors, self._averages.values, self._names(), strict=True)
+        others = {id(tensor): (tensor, average) for tensor, average, names in pairs if not names}
+        buffers = self._model.named_buffers()
+        return {name: others[id(buffer)] for name, buffer in buffers if id(buffer) in others}
 
     def _names(self) -> list[list[str]]:
         """Under which names each average stands in the model's state_dict; tied ones have two."""

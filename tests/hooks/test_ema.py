@@ -302,20 +302,44 @@ def test_averages_that_no_checkpoint_can_hold_are_told_once(make_runner, caplog,
     assert caplog.text.count(said) == copies
 
 
-def test_a_buffer_that_is_not_saved_starts_anew_after_a_resume(make_runner, tmp_path):
-    class Scratch(TinyModel):
-        def __init__(self):
-            super().__init__()
-            self.register_buffer("scratch", torch.ones(2), persistent=False)
+class Scratch(TinyModel):
+    """A buffer that no state_dict has, moving or constant."""
 
-    def run(**more):
-        hooks = {"ema": EMAHook(update_buffers=True), "checkpoint": CheckpointHook()}
-        runner = make_runner(hooks, model=Scratch(), work_dir=tmp_path / "r", **more)
-        runner.run("train")
-        return runner
+    moves = True
 
-    run(max_epochs=1)
-    assert run(max_epochs=2, resume="auto").hooks["ema"].steps == 6
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("scratch", torch.ones(1), persistent=False)
+
+    def forward(self, inputs):
+        outputs = super().forward(inputs)
+        if self.training and self.moves:
+            self.scratch.lerp_(outputs.detach().mean(0), 0.5)
+        return outputs + self.scratch
+
+
+class Constant(Scratch):
+    moves = False
+
+
+@pytest.mark.parametrize("model", [Scratch, Constant])
+def test_averages_of_buffers_that_are_not_persistent(make_runner, tmp_path, model):
+    def run(folder, **more):
+        torch.manual_seed(0)
+        hooks = {
+            "ema": EMAHook(update_buffers=True, momentum=0.1),
+            "checkpoint": CheckpointHook(),
+        }
+        make_runner(hooks, model=model(), work_dir=tmp_path / folder, **more).run("train")
+
+    run("whole", max_epochs=3)
+    run("cut", max_epochs=1)
+    run("cut", max_epochs=3, resume="auto")
+    whole, rest = (load_checkpoint(tmp_path / name / "epoch_3.pth") for name in ("whole", "cut"))
+    assert whole["hooks"]["ema"]["steps"] == 9
+    assert ("of_other_buffers" in whole["hooks"]["ema"]) == model.moves
+    assert repr(whole["hooks"]["ema"]) == repr(rest["hooks"]["ema"])
+    assert repr(whole["objective"]) == repr(rest["objective"])
 
 
 def test_an_error_during_validation_puts_the_weights_back(make_runner):
