@@ -179,7 +179,8 @@ class Runner:
             )
         try:
             self.task.setup(self)
-            self.beside = Beside(self.model, self.task)  # Setting up may have moved parts.
+            # Setting up may have moved parts.
+            self.beside = Beside(self.model, self.task, self.optim_wrapper.optimizers.items())
             self.hooks.before_run(self)
             if mode == "train":
                 self.wrap_train_step(self.beside.watched)

@@ -9,11 +9,12 @@ has what is kept in plain attributes.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from hookexp import dist
 from hookexp.checkpoint.digest import digest
@@ -33,13 +34,16 @@ class Beside:
         task: its parameters and the tensors of modules, among its attributes and in lists and
             dicts there; and what its `state_dict` returns if it has one, which `load_state_dict`
             takes back.
+        optimizers: by name; what those of one's own keep outside of their state.
     """
 
-    def __init__(self, model: nn.Module, task: Task) -> None:
+    def __init__(
+        self, model: nn.Module, task: Task, optimizers: Iterable[tuple[str, Optimizer]] = ()
+    ) -> None:
         self._model = dist.unwrap(model)
         self._task = task
         # By value: torch does not count what is written through `.data`, as teachers often are.
-        self._values = OwnValues(model, task)
+        self._values = OwnValues(model, task, optimizers)
         self.watched = self._values.watched
         self._began = {name: digest(tensor) for name, tensor in self._tensors()}
 

@@ -1,22 +1,24 @@
-"""Numbers and tensors that the model's modules and the task keep as plain attributes.
+"""Numbers and tensors that the model's modules, the task and optimizers keep as plain attributes.
 
 A recurrent model may keep its hidden state from batch to batch, a task a counter, a running mean or
 a memory bank. Which attributes those are shows when they change: the first steps of a process are
 looked at, before and after. What an evaluation alone changes, such as a list of predictions, and
-what hooks set is no part of it.
+what hooks set is no part of it. An optimizer of one's own may count its steps in itself; nobody
+else changes that, so what it is at a save says enough.
 """
 
 from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
-from functools import partial
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from hookexp import dist
 from hookexp.checkpoint.digest import digest
@@ -28,6 +30,7 @@ from hookexp.task import Task
 logger = logging.getLogger("hookexp")
 
 _Step = Callable[[nn.Module, Any], dict[str, Any]]
+_Optimizers = Iterable[tuple[str, Optimizer]]
 _LOOKS = 8
 _ATOMS = (type(None), bool, int, float, complex, str, bytes)
 _KEYS = (bool, int, float, str)
@@ -40,9 +43,14 @@ class OwnValues:
     Nothing of such an object is held: a half of what it keeps may not go with the other half.
     """
 
-    def __init__(self, model: nn.Module, task: Task) -> None:
+    def __init__(self, model: nn.Module, task: Task, optimizers: _Optimizers) -> None:
         self._model = dist.unwrap(model)
         self._task = task
+        self._optimizers = {
+            "optimizer" if name == "default" else f"optimizer.{name}": optimizer
+            for name, optimizer in optimizers
+        }
+        self._began = self._look_at(self._optimizers.items())
         self._changing: dict[str, set[str]] = {}
         """Attributes that steps have changed, by the path of their owner."""
         self._mixed: set[str] = set()
@@ -55,16 +63,18 @@ class OwnValues:
         def step(model: nn.Module, batch: Any) -> dict[str, Any]:
             if self._num_looks == _LOOKS:
                 return train_step(model, batch)
-            before = self._look()
+            before = self._look_at(self._parts())
             outputs = train_step(model, batch)
-            self._compare(before, self._look())
+            self._compare(before, self._look_at(self._parts()))
+            self._num_looks += 1
             return outputs
 
         return step
 
     def state_dict(self) -> dict[str, Any]:
         """By owner and attribute, each with whether its tensors are where the model is."""
-        device, owners = self._device(), dict(self._owners())
+        self._compare(self._began, self._look_at(self._optimizers.items()))
+        device, owners = self._device(), self._owners()
         held: dict[str, Any] = {}
         for path, names in self._changing.items():
             values = {n: v for n, v in _attributes(owners.get(path)).items() if n in names}
@@ -75,7 +85,7 @@ class OwnValues:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Put back what there still is; of the rest one line says that it begins anew."""
-        device, owners = self._device(), dict(self._owners())
+        device, owners = self._device(), self._owners()
         for path, values in state.items():
             if path not in owners:
                 logger.warning("%s is not what it was in the checkpoint, and begins anew", path)
@@ -89,22 +99,21 @@ class OwnValues:
         parameter = next(self._model.parameters(), None)
         return torch.device("cpu") if parameter is None else parameter.device
 
-    def _look(self) -> dict[str, dict[str, Any]]:
+    def _look_at(self, owners: Iterable[tuple[str, Any]]) -> dict[str, dict[str, Any]]:
         return {
             path: {name: _trace(value) for name, value in _attributes(owner).items()}
-            for path, owner in self._owners()
+            for path, owner in owners
         }
 
     def _compare(
         self, before: Mapping[str, Mapping[str, Any]], after: Mapping[str, Mapping[str, Any]]
     ) -> None:
-        self._num_looks += 1
-        owners = dict(self._owners())
+        owners = self._owners()
         for path, traces in after.items():
             were = before.get(path, {})
             changed = {n for n, trace in traces.items() if n not in were or were[n] != trace}
             lost = [n for n in sorted(changed) if not _can_be_held(_attributes(owners[path])[n])]
-            if lost and self._num_looks > 1:
+            if lost and self._num_looks > 0:
                 self._give_up(path, lost[0], _attributes(owners[path])[lost[0]])
             elif changed and not lost:  # A first step makes caches, as does the first of a resume.
                 self._changing.setdefault(path, set()).update(changed)
@@ -114,12 +123,15 @@ class OwnValues:
             logger.warning(
                 "%s.%s (%s) changes in training and is in no checkpoint: a run that is resumed is "
                 "exact only if nothing depends on what it, or another attribute there, was before; "
-                "keep numbers, lists and tensors, or give the task state_dict and load_state_dict",
+                "keep numbers, lists and tensors, or have it in a state_dict of its own",
                 *(path, name, type(value).__name__),
             )
         self._mixed.add(path)
 
-    def _owners(self) -> Iterator[tuple[str, Any]]:
+    def _owners(self) -> dict[str, Any]:
+        return {**dict(self._parts()), **self._optimizers}
+
+    def _parts(self) -> Iterator[tuple[str, Any]]:
         parts: list[tuple[str, Any]] = [("model", self._model)]
         if not hasattr(self._task, "state_dict"):
             yield "task", self._task
@@ -132,10 +144,19 @@ class OwnValues:
 
 
 def _attributes(owner: Any) -> dict[str, Any]:
-    hidden = _OF_EVERY_MODULE if isinstance(owner, nn.Module) else ()
+    hidden: Collection[str] = ()
+    if isinstance(owner, nn.Module):
+        hidden = _OF_EVERY_MODULE
+    elif isinstance(owner, Optimizer):
+        hidden = _of_every_optimizer()
     return {
         name: value for name, value in getattr(owner, "__dict__", {}).items() if name not in hidden
     }
+
+
+@cache
+def _of_every_optimizer() -> frozenset[str]:
+    return frozenset(vars(Optimizer([torch.zeros(1)], {})))
 
 
 def _trace(value: Any) -> Any:

@@ -54,6 +54,21 @@ class BaselineTask(TinyTask):
         return {"loss": loss * share}
 
 
+class Slowing(torch.optim.SGD):
+    """Counts its steps in itself, and keeps a tensor there."""
+
+    def __init__(self, params, **options):
+        super().__init__(params, **options)
+        self.num_steps, self.speed = 0, torch.ones(())
+
+    def step(self, closure=None):
+        self.num_steps += 1
+        self.speed = self.speed * 0.9
+        for group in self.param_groups:
+            group["lr"] = 0.01 * self.speed.item() / self.num_steps
+        super().step(closure)
+
+
 class StopAt(Hook):
     def __init__(self, iteration):
         self.iteration = iteration
@@ -65,11 +80,18 @@ class StopAt(Hook):
 
 @pytest.mark.parametrize("stops", [[1], [4], [2, 5], [11, 12]])
 @pytest.mark.parametrize(
-    ("make_task", "make_model"), [(BaselineTask, TinyModel), (TinyTask, Recurrent)]
+    ("make_task", "make_model", "optimizer"),
+    [
+        (BaselineTask, TinyModel, torch.optim.SGD),
+        (TinyTask, Recurrent, torch.optim.SGD),
+        (TinyTask, TinyModel, Slowing),
+    ],
 )
 def test_a_resumed_run_is_the_run_that_was_not_stopped(
-    make_runner, tmp_path, make_task, make_model, stops
+    make_runner, tmp_path, monkeypatch, make_task, make_model, optimizer, stops
 ):
+    monkeypatch.setattr(torch.optim, "SGD", optimizer)
+
     def run(folder, hooks, **more):
         torch.manual_seed(0)
         hooks = {"checkpoint": CheckpointHook(), **hooks}
