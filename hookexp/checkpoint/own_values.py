@@ -101,7 +101,11 @@ class OwnValues:
 
     def _look_at(self, owners: Iterable[tuple[str, Any]]) -> dict[str, dict[str, Any]]:
         return {
-            path: {name: _trace(value) for name, value in _attributes(owner).items()}
+            path: {
+                name: _trace(value)
+                for name, value in _attributes(owner).items()
+                if all(value is not one for one in self._optimizers.values())
+            }
             for path, owner in owners
         }
 
@@ -177,7 +181,8 @@ def _trace(value: Any) -> Any:
         return type(value), [_trace(item) for item in value]
     if isinstance(value, (np.ndarray, np.generic)):
         return value.shape, value.tobytes()
-    return _Itself(value)
+    state = _trace(value.state_dict()) if isinstance(value, Optimizer) else None
+    return _Itself(value), state
 
 
 class _Itself:

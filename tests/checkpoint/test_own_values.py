@@ -168,6 +168,34 @@ def test_what_cannot_be_held_is_told_once(make_runner, caplog, make):
     assert len(told) == 1 and told[0].startswith("task.kept (")
 
 
+class TemperedTask(TinyTask):
+    """Tunes a temperature by an optimizer of its own, and knows that of the run."""
+
+    def setup(self, runner):
+        self.of_the_run, self.runner = runner.optimizer, runner
+        self.log_alpha = torch.zeros(1, requires_grad=True)
+        self.optimizer = torch.optim.Adam([self.log_alpha]) if self.tunes else None
+
+    def train_step(self, model, batch):
+        loss = super().train_step(model, batch)["loss"]
+        if self.tunes:
+            (self.log_alpha.exp() * loss.detach()).sum().backward()
+            self.optimizer.step()
+        loss.backward()
+        self.runner.optimizer_step()
+        return {"loss": loss.detach()}
+
+
+@pytest.mark.parametrize("tunes", [True, False])
+def test_an_optimizer_that_the_run_does_not_have_is_told(make_runner, caplog, tunes):
+    task = TemperedTask()
+    task.tunes = tunes
+    with caplog.at_level("WARNING"):
+        make_runner({}, task=task, max_epochs=1, with_optimizer=False).run("train")
+    told = [message for message in caplog.messages if "is in no checkpoint" in message]
+    assert len(told) == tunes and all(m.startswith("task.optimizer (Adam)") for m in told)
+
+
 def test_a_tensor_that_others_have_too_stays_theirs():
     def parts():
         task, model = TinyTask(), TinyModel()
