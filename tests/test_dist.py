@@ -14,6 +14,7 @@ from torch import nn
 
 from hookexp import dist
 from hookexp.checkpoint.reading import load_checkpoint
+from hookexp.tasks.supervised import SupervisedTask
 
 ROOT = Path(__file__).parent.parent
 
@@ -26,6 +27,20 @@ class WithSpareParts(nn.Module):
 
     def forward(self, images):
         return self.classifier(images.flatten(1))
+
+
+class KeepsItsOwn(SupervisedTask):
+    """A centre of the outputs and their last mean, which each rank has its own of."""
+
+    def __init__(self, loss, metrics):
+        super().__init__(loss, metrics)
+        self.centres, self.mean = [nn.BatchNorm1d(10, affine=False)], torch.zeros(())
+
+    def train_step(self, model, batch):
+        outputs = self.centres[0](model(batch[0]) + self.mean)
+        self.mean = outputs.detach().square().mean() + batch[1][0]
+        distance = (outputs - self.centres[0].running_mean).square().mean()
+        return {"loss": self.loss(outputs, batch[1]) + distance}
 
 
 def torchrun(folder, *words, num_ranks=2):
@@ -93,6 +108,23 @@ def test_three_ranks_add_their_gradients_in_the_same_order_after_a_resume(tmp_pa
     ends = [load_checkpoint(folder / "iter_4.pth") for folder in (whole, resumed)]
     for name, weight in ends[0]["state_dict"].items():
         assert torch.equal(weight, ends[1]["state_dict"][name]), name
+
+
+def test_each_rank_goes_on_with_what_its_task_keeps(tmp_path):
+    words = ["trainer.device=cpu", "sinks=none", "trainer.max_iters=4", "data.val=null"]
+    words += ["hooks.checkpoint.by_epoch=false", "hooks.checkpoint.interval=2"]
+    words += ["param_scheduler=none", f"task._target_={__name__}.KeepsItsOwn"]
+    whole, resumed = tmp_path / "whole", tmp_path / "resumed"
+    for folder, more in ((whole, []), (resumed, [f"resume={whole}/iter_2.pth"])):
+        done = torchrun(tmp_path, *words, *more, f"hydra.run.dir={folder}")
+        assert done.returncode == 0, done.stderr[-3000:]
+    ends = [load_checkpoint(folder / "iter_4.pth") for folder in (whole, resumed)]
+    for name, weight in ends[0]["state_dict"].items():
+        assert torch.equal(weight, ends[1]["state_dict"][name]), name
+    for kept in ("values", "of_ranks"):
+        first, second = ends[0]["beside"][kept]
+        assert repr(first) != repr(second)
+        assert repr(ends[0]["beside"][kept]) == repr(ends[1]["beside"][kept])
 
 
 def test_parameters_that_no_rank_uses_are_named_with_what_to_type(tmp_path):

@@ -48,17 +48,24 @@ class Beside:
         self._began = {name: digest(tensor) for name, tensor in self._tensors()}
 
     def state_dict(self) -> dict[str, Any]:
-        changed = {
-            name: tensor.detach()
-            for name, tensor in self._tensors()
-            if name not in self._began or digest(tensor) != self._began[name]
-        }
+        """With several ranks: what each has where they differ; the rest as rank 0 has it."""
+        tensors = {name: tensor.detach() for name, tensor in self._tensors()}
+        digests = {name: digest(tensor) for name, tensor in tensors.items()}
         own = getattr(self._task, "state_dict", None)
-        return {
-            "tensors": changed,
+        state: dict[str, Any] = {
+            "tensors": {
+                name: tensor
+                for name, tensor in tensors.items()
+                if name not in self._began or digests[name] != self._began[name]
+            },
             "values": dist.gather(self._values.state_dict()),
             "task": None if own is None else own(),
         }
+        if dist.world_size() > 1:
+            of_ranks = dist.gather(digests)
+            differing = [n for n in tensors if len({d.get(n) for d in of_ranks}) > 1]
+            state["of_ranks"] = dist.gather({name: tensors[name].cpu() for name in differing})
+        return state
 
     @torch.no_grad()
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -67,8 +74,9 @@ class Beside:
         Raises:
             ConfigError: if the task has a state and does not take the one it had.
         """
-        tensors = dict(self._tensors())
-        for name, saved in state["tensors"].items():
+        tensors, of_ranks = dict(self._tensors()), state.get("of_ranks", ())
+        ours = of_ranks[dist.rank()] if len(of_ranks) == dist.world_size() else {}
+        for name, saved in {**state["tensors"], **ours}.items():
             if name in tensors and tensors[name].shape == saved.shape:
                 tensors[name].copy_(saved)
             else:
