@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
 from hookexp import dist
@@ -61,7 +62,7 @@ class OwnValues:
         """A train_step that is looked at in its first calls."""
 
         def step(model: nn.Module, batch: Any) -> dict[str, Any]:
-            if self._num_looks == _LOOKS:
+            if self._num_looks == _LOOKS or _is_being_captured():
                 return train_step(model, batch)
             before = self._look_at(self._parts())
             outputs = train_step(model, batch)
@@ -78,8 +79,9 @@ class OwnValues:
         held: dict[str, Any] = {}
         for path, names in self._changing.items():
             values = {n: v for n, v in _attributes(owners.get(path)).items() if n in names}
-            if path not in self._mixed and all(map(_can_be_held, values.values())):
-                held[path] = {n: [v, _is_on(device, v)] for n, v in sorted(values.items())}
+            can_be = {n: v for n, v in sorted(values.items()) if _can_be_held(v)}
+            if path not in self._mixed:
+                held[path] = {n: [v, _is_on(device, v)] for n, v in can_be.items()}
         # Ranks tell each other what they hold in plain bytes.
         return held if dist.world_size() == 1 else dict(map_tensors(held, Tensor.cpu))
 
@@ -115,7 +117,11 @@ class OwnValues:
         owners = self._owners()
         for path, traces in after.items():
             were = before.get(path, {})
-            changed = {n for n, trace in traces.items() if n not in were or were[n] != trace}
+            changed = {
+                name
+                for name, trace in traces.items()
+                if trace is not None and (name not in were or were[name] != trace)
+            }
             lost = [n for n in sorted(changed) if not _can_be_held(_attributes(owners[path])[n])]
             if lost and self._num_looks > 0:
                 self._give_up(path, lost[0], _attributes(owners[path])[lost[0]])
@@ -123,7 +129,7 @@ class OwnValues:
                 self._changing.setdefault(path, set()).update(changed)
 
     def _give_up(self, path: str, name: str, value: Any) -> None:
-        if path not in self._mixed:
+        if path not in self._mixed and dist.rank() == 0:
             logger.warning(
                 "%s.%s (%s) changes in training and is in no checkpoint: a run that is resumed is "
                 "exact only if nothing depends on what it, or another attribute there, was before; "
@@ -143,7 +149,8 @@ class OwnValues:
         for prefix, part in parts:
             if isinstance(part, nn.Module):
                 for name, module in part.named_modules():
-                    if type(module).get_extra_state is nn.Module.get_extra_state:
+                    has_own_state = type(module).get_extra_state is not nn.Module.get_extra_state
+                    if not has_own_state and not isinstance(module, DistributedDataParallel):
                         yield f"{prefix}.{name}".rstrip("."), module
 
 
@@ -166,7 +173,8 @@ def _of_every_optimizer() -> frozenset[str]:
 def _trace(value: Any) -> Any:
     """What is equal at two times if the value was the same; None for what is held elsewhere.
 
-    That is a part of the task, a generator, and what belongs to one step since it has a graph.
+    That is a part of the task, a generator, what belongs to one step since it has a graph, and what
+    holds some of these.
     """
     if isinstance(value, Tensor):
         is_elsewhere = is_learned(value) or value.grad_fn is not None
@@ -175,10 +183,11 @@ def _trace(value: Any) -> Any:
         return None
     if isinstance(value, _ATOMS):
         return type(value), repr(value)
-    if isinstance(value, dict):
-        return type(value), [(key, _trace(item)) for key, item in value.items()]
-    if isinstance(value, (list, tuple, set, frozenset, deque)):
-        return type(value), [_trace(item) for item in value]
+    if isinstance(value, (dict, list, tuple, set, frozenset, deque)):
+        traces = [_trace(v) for v in (value.values() if isinstance(value, dict) else value)]
+        is_elsewhere = any(trace is None for trace in traces)
+        keys = [*value] if isinstance(value, dict) else []
+        return None if is_elsewhere else (type(value), keys, traces)
     if isinstance(value, (np.ndarray, np.generic)):
         return value.shape, value.tobytes()
     state = _trace(value.state_dict()) if isinstance(value, Optimizer) else None
@@ -205,6 +214,13 @@ def _can_be_held(value: Any) -> bool:
     if type(value) is Tensor:
         return value.layout is torch.strided and _trace(value) is not None
     return type(value) in _ATOMS and not isinstance(value, complex)
+
+
+def _is_being_captured() -> bool:
+    """While a CUDA graph is captured, no value can be looked at."""
+    if not torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        return False
+    return torch.cuda.is_current_stream_capturing()
 
 
 def _is_on(device: torch.device, value: Any) -> bool:
