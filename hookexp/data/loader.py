@@ -112,6 +112,8 @@ class WorkerLoader:
         self.batch_size = batch_sampler.batch_size
         self._positions = _SeededIndices(batch_sampler)
         self._iterator: Iterator[Any] | None = None
+        self._settings: dict[str, Any] = {}
+        """What was set on the data set when the workers that are kept were begun."""
         self._collate: Callable[[list[Any]], Any] = (
             options.pop("collate_fn", None) or default_collate
         )
@@ -133,8 +135,17 @@ class WorkerLoader:
     def iterate(self, start: int) -> Iterator[Any]:
         """The batches of an epoch from number `start` on."""
         self._positions.start = start
+        if self.dataloader.num_workers > 0:
+            self._end_workers_of_another_recipe()
         self._iterator = workers.iterate(self.dataloader)
         return self._iterator
+
+    def _end_workers_of_another_recipe(self) -> None:
+        """Those that are kept copied the data set as it was, and a resumed run's copy it now."""
+        settings = workers.settings_of(self.dataset)
+        if not workers.are_same(settings, self._settings):
+            self.close()
+        self._settings = settings
 
     def close(self) -> None:
         """End the workers, also in the middle of a pass."""

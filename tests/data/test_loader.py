@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 
 import numpy as np
@@ -46,6 +47,45 @@ def test_random_augmentation_does_not_depend_on_workers():
     assert all(torch.equal(a, b) for a, b in zip(alone, with_two, strict=True))
     noise = torch.cat(alone)[:, 1:]
     assert len(noise.unique()) == noise.numel()
+
+
+class Strong(Dataset):
+    """Augmentation whose strength hooks set, here or in one of its transforms."""
+
+    def __init__(self):
+        self.strength = 0.0
+        self.transforms = [Transform()]
+
+    def __len__(self):
+        return 8
+
+    def __getitem__(self, index):
+        return torch.tensor([index + self.strength, self.transforms[0].p, os.getpid()]).double()
+
+
+class Transform:
+    p = 0.0
+
+
+@pytest.mark.parametrize("change", [None, "strength", "p"])
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_what_is_set_between_two_passes_holds_from_the_next_one_on(num_workers, change):
+    """As in a run that is resumed there, whose workers copy the data set as it is then."""
+    data, options = Strong(), {"num_workers": num_workers}
+    if num_workers:
+        options |= {"multiprocessing_context": "fork", "persistent_workers": True}
+    loader = WorkerLoader(data, BatchSampler(8, 4, seed=3, shuffle=False), **options)
+    before = torch.cat(list(loader))
+    if change == "strength":
+        data.strength = 0.5
+    elif change == "p":
+        data.transforms[0].p = 0.5
+    after = torch.cat(list(loader))
+    loader.close()
+    moved = (after - before)[:, :2]
+    assert moved.unique().tolist() == ([0.0, 0.5] if change else [0.0])
+    are_kept = torch.equal(before[:, 2], after[:, 2])
+    assert are_kept == (num_workers == 0 or change is None)
 
 
 def test_a_start_reads_no_skipped_sample():
