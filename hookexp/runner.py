@@ -382,14 +382,8 @@ class Runner:
                 self.logger.exception("this failed too, while the run was ending with an error")
 
     def _summarize(self, seconds: float) -> Summary:
-        loop, state = self.train_loop, self.state
-        has_ended = (
-            self.mode == "train"
-            and loop is not None
-            and loop.has_spent_budget
-            and state.phase is Phase.TRAIN
-        )
-        reason = "" if has_ended else state.stop_reason
+        state = self.state
+        reason = "" if self._has_spent_all() else state.stop_reason
         return Summary(
             status="stopped" if reason else "finished",
             reason=reason,
@@ -403,5 +397,15 @@ class Runner:
             host_time=self.host_time.shares(self.iter, self.hooks.that_train()),
             max_epochs=self.settings.max_epochs,
             max_iters=self.settings.max_iters,
-            is_final=has_ended or bool(state.final_reason and state.phase is Phase.TRAIN),
+            is_final=self.is_over,
         )
+
+    @property
+    def is_over(self) -> bool:
+        """Whether a training has nothing left to do, as far as this budget goes."""
+        was_ended = self.state.final_reason and self.state.phase is Phase.TRAIN
+        return self._has_spent_all() or bool(was_ended)
+
+    def _has_spent_all(self) -> bool:
+        loop = self.train_loop if self.mode == "train" else None
+        return loop is not None and loop.has_spent_budget and self.state.phase is Phase.TRAIN

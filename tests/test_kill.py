@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import signal
 
@@ -18,6 +19,8 @@ from killing import (
     start,
     torn_files,
 )
+
+from hookexp.hook import Hook
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork.*:DeprecationWarning")
 
@@ -114,6 +117,33 @@ def test_a_finished_run_is_left_as_it_is_and_can_be_extended(tmp_path):
     ]
     assert lrs[0] == lrs[1] and len(lrs[0]) == 4
     assert json.loads((run / "summary.json").read_text())["epoch"] == 4
+
+
+class TermAt(Hook):
+    def __init__(self, iteration):
+        self.iteration = iteration
+
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+        if runner.iter + 1 == self.iteration:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+def test_logs_that_are_moved_away_lose_no_rows(tmp_path):
+    """Of a run that was stopped, and of one that had ended and is extended."""
+    words = [*SHORT, "hooks.logger.interval=2", "param_scheduler=none", "resume=auto"]
+    words += [f"hooks.logger.out_dir={tmp_path / 'logs'}", "hooks.logger.keep_local=false"]
+    stop = ["+hooks.stop._target_=test_kill.TermAt", "+hooks.stop.iteration=7"]
+    assert finish(start(f"hydra.run.dir={tmp_path / 'whole'}", *words)) == 0
+    command = [f"hydra.run.dir={tmp_path / 'cut'}", *words]
+    assert finish(start(*command, "trainer.max_epochs=1")) == 0
+    assert not (tmp_path / "cut" / "scalars.jsonl").exists()
+    assert finish(start(*command, *stop)) == 143
+    assert finish(start(*command)) == 0
+    steps = [
+        [json.loads(row)["step"] for row in (folder / "scalars.jsonl").read_text().splitlines()]
+        for folder in ((tmp_path / "logs" / name) for name in ("whole", "cut"))
+    ]
+    assert steps[0] == steps[1] == [2, 4, 5, 7, 9, 10]
 
 
 def test_a_sweep_issued_again_skips_goes_on_and_begins(tmp_path):

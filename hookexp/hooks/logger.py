@@ -34,7 +34,8 @@ class LoggerHook(Hook):
         out_dir: copy the text files of the run's folder to `out_dir/<name of the folder>` at its
             end; null for nowhere.
         out_suffix: endings of the files that are copied.
-        keep_local: keep the files that were copied.
+        keep_local: keep the files that were copied; if not, they go when the run is over. One that
+            was stopped goes on in them, and one that is extended gets them back from `out_dir`.
         log_metric_by_epoch: in runs by epochs, the x axis of validation metrics is the epoch,
             else the iteration. `scalars.jsonl` and W&B always have the iteration as the step, and
             the epoch beside it.
@@ -64,6 +65,8 @@ class LoggerHook(Hook):
 
     def before_run(self, runner: Runner) -> None:
         runner.message_hub.set_window(self.interval)
+        if self.out_dir is not None and runner.rank == 0 and runner.cfg.get("resume") is not None:
+            self._bring_back(Path(self.out_dir) / runner.work_dir.name, runner.work_dir)
         runner.sinks.open(runner)
         runner.sinks.log_config(runner.cfg)
 
@@ -124,7 +127,8 @@ class LoggerHook(Hook):
         self._forward_outbox(runner)
         runner.sinks.close()
         if self.out_dir is not None and runner.rank == 0:
-            self._copy_logs(Path(self.out_dir) / runner.work_dir.name, runner.work_dir)
+            keeps = self.keep_local or (runner.mode == "train" and not runner.is_over)
+            self._copy_logs(Path(self.out_dir) / runner.work_dir.name, runner.work_dir, keeps)
 
     def _keeps_last(self, num_batches: int) -> bool:
         """Whether the shorter interval at the end of an epoch gets a row."""
@@ -175,12 +179,17 @@ class LoggerHook(Hook):
             else:
                 runner.sinks.log_image(post.name, post.pixels, runner.iter)
 
-    def _copy_logs(self, target: Path, folder: Path) -> None:
+    def _bring_back(self, source: Path, folder: Path) -> None:
+        for path in source.glob("*"):
+            if path.is_file() and not (folder / path.name).exists():
+                shutil.copy2(path, folder / path.name)
+
+    def _copy_logs(self, target: Path, folder: Path, keeps: bool) -> None:
         target.mkdir(parents=True, exist_ok=True)
         for path in sorted(folder.iterdir()):
             if path.is_file() and path.name.endswith(self.out_suffix):
                 shutil.copy2(path, target / path.name)
-                if not self.keep_local:
+                if not keeps:
                     path.unlink()
 
 
