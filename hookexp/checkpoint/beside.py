@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from hookexp import dist
-from hookexp.checkpoint.digest import digest
+from hookexp.checkpoint import rank_buffers
+from hookexp.checkpoint.digest import digests, version
 from hookexp.checkpoint.own_values import OwnValues
 from hookexp.checkpoint.task_parts import parts_of
 from hookexp.errors import ConfigError
@@ -42,29 +43,27 @@ class Beside:
     ) -> None:
         self._model = dist.unwrap(model)
         self._task = task
-        # By value: torch does not count what is written through `.data`, as teachers often are.
         self._values = OwnValues(model, task, optimizers)
         self.watched = self._values.watched
-        self._began = {name: digest(tensor) for name, tensor in self._tensors()}
+        tensors = dict(self._tensors())
+        began = zip(tensors.items(), digests([*tensors.values()]), strict=True)
+        self._began = {name: (version(t), number) for (name, t), number in began}
+        """Of those that have not changed: torch's count of changes and a digest, since that leaves
+        out what is written through `.data`, as teachers often are."""
 
     def state_dict(self) -> dict[str, Any]:
         """With several ranks: what each has where they differ; the rest as rank 0 has it."""
         tensors = {name: tensor.detach() for name, tensor in self._tensors()}
-        digests = {name: digest(tensor) for name, tensor in tensors.items()}
+        self._forget_changed(tensors)
+        changed = {name: t for name, t in tensors.items() if name not in self._began}
         own = getattr(self._task, "state_dict", None)
         state: dict[str, Any] = {
-            "tensors": {
-                name: tensor
-                for name, tensor in tensors.items()
-                if name not in self._began or digests[name] != self._began[name]
-            },
+            "tensors": changed,
             "values": dist.gather(self._values.state_dict()),
             "task": None if own is None else own(),
         }
         if dist.world_size() > 1:
-            of_ranks = dist.gather(digests)
-            differing = [n for n in tensors if len({d.get(n) for d in of_ranks}) > 1]
-            state["of_ranks"] = dist.gather({name: tensors[name].cpu() for name in differing})
+            state["of_ranks"] = rank_buffers.of_ranks(tensors)
         return state
 
     @torch.no_grad()
@@ -93,6 +92,15 @@ class Beside:
                 f"task: {type(self._task).__name__} does not take its state from the checkpoint "
                 f"({type(error).__name__}: {error})"
             ) from error
+
+    def _forget_changed(self, tensors: Mapping[str, Tensor]) -> None:
+        for name, tensor in tensors.items():
+            if name in self._began and version(tensor) != self._began[name][0]:
+                del self._began[name]
+        unsure = [name for name in tensors if name in self._began]
+        for name, number in zip(unsure, digests([tensors[n] for n in unsure]), strict=True):
+            if number != self._began[name][1]:
+                del self._began[name]
 
     def _tensors(self) -> Iterator[tuple[str, Tensor]]:
         """By name; none that belongs to the model's own state."""

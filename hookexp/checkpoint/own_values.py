@@ -22,7 +22,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
 from hookexp import dist
-from hookexp.checkpoint.digest import digest
+from hookexp.checkpoint.digest import digests
 from hookexp.checkpoint.task_parts import is_learned, parts_of
 from hookexp.data.tracking import GENERATORS
 from hookexp.device import map_tensors
@@ -35,6 +35,9 @@ _Optimizers = Iterable[tuple[str, Optimizer]]
 _LOOKS = 8
 _ATOMS = (type(None), bool, int, float, complex, str, bytes)
 _KEYS = (bool, int, float, str)
+_CONTAINERS = (dict, list, tuple, set, frozenset, deque)
+_LONG = 4096
+"""Items from which on only the length of a list or dict is looked at: a vocabulary, a buffer."""
 _OF_EVERY_MODULE = frozenset(vars(nn.Module()))
 
 
@@ -178,12 +181,14 @@ def _trace(value: Any) -> Any:
     """
     if isinstance(value, Tensor):
         is_elsewhere = is_learned(value) or value.grad_fn is not None
-        return None if is_elsewhere else (value.shape, value.dtype, digest(value))
+        return None if is_elsewhere else (value.shape, value.dtype, digests([value]))
     if isinstance(value, (nn.Module, *GENERATORS)):
         return None
     if isinstance(value, _ATOMS):
         return type(value), repr(value)
-    if isinstance(value, (dict, list, tuple, set, frozenset, deque)):
+    if isinstance(value, _CONTAINERS) and len(value) > _LONG:
+        return _Itself(value), len(value)
+    if isinstance(value, _CONTAINERS):
         traces = [_trace(v) for v in (value.values() if isinstance(value, dict) else value)]
         is_elsewhere = any(trace is None for trace in traces)
         keys = [*value] if isinstance(value, dict) else []
@@ -195,13 +200,20 @@ def _trace(value: Any) -> Any:
 
 
 class _Itself:
-    """Equal to itself alone."""
+    """Equal to itself, and to what says that it is equal: a device, a path, a member of an enum."""
 
     def __init__(self, value: Any) -> None:
         self._value = value
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Itself) and other._value is self._value
+        if not isinstance(other, _Itself):
+            return False
+        if other._value is self._value:
+            return True
+        try:
+            return type(other._value) is type(self._value) and bool(other._value == self._value)
+        except Exception:  # An array of a library that has no single answer.
+            return False
 
     __hash__ = None  # type: ignore[assignment]
 

@@ -6,7 +6,6 @@ have synchronised their gradients in: not inside an accumulation window, nor aft
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from hookexp import dist
+from hookexp.checkpoint.digest import digests
 
 _FLAG = "require_forward_param_sync"
 """Of DistributedDataParallel: whether the next forward pass begins with rank 0's buffers."""
@@ -21,12 +21,16 @@ _FLAG = "require_forward_param_sync"
 
 def state_of(model: nn.Module) -> dict[str, Any]:
     """The buffers that are not the same on all ranks, by rank; with several ranks alone."""
-    found = ((name, buffer.detach()) for name, buffer in dist.unwrap(model).named_buffers())
-    buffers = {name: b.cpu() for name, b in found if b.layout is torch.strided}
-    digests = dist.gather([_digest(buffer) for buffer in buffers.values()])
-    differing = [n for n, *of_ranks in zip(buffers, *digests, strict=True) if len({*of_ranks}) > 1]
-    of_ranks = dist.gather({name: buffers[name] for name in differing})
-    return {"of_ranks": of_ranks, _FLAG: getattr(model, _FLAG, True)}
+    buffers = {name: buffer.detach() for name, buffer in dist.unwrap(model).named_buffers()}
+    return {"of_ranks": of_ranks(buffers), _FLAG: getattr(model, _FLAG, True)}
+
+
+def of_ranks(tensors: Mapping[str, Tensor]) -> list[dict[str, Tensor]]:
+    """Those that are not the same on all ranks, as each rank has them."""
+    numbers = dict(zip(tensors, digests([*tensors.values()]), strict=True))
+    found = dist.gather(numbers)
+    differing = [name for name in tensors if len({of_rank.get(name) for of_rank in found}) > 1]
+    return dist.gather({name: tensors[name].cpu() for name in differing})
 
 
 @torch.no_grad()
@@ -40,8 +44,3 @@ def load_state(model: nn.Module, state: Mapping[str, Any]) -> None:
             buffer.copy_(ours[name])
     if hasattr(model, _FLAG):
         setattr(model, _FLAG, state[_FLAG])
-
-
-def _digest(buffer: Tensor) -> bytes:
-    as_bytes = buffer.contiguous().view(-1).view(torch.uint8)
-    return hashlib.sha256(as_bytes.numpy().tobytes()).digest()

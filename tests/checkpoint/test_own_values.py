@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -120,6 +121,7 @@ class Odd(TinyModel):
         if self.cache is None:
             self.cache, self.length = object(), len(inputs)
         self.learned = [*self.parameters()]
+        self.of_inputs = torch.device(inputs.device.type), Path("inputs")
         self.last_output = super().forward(inputs)
         self.pieces = {"first": (self.last_output[0], 1), "weights": self.learned * 2}
         return self.last_output
@@ -145,6 +147,21 @@ def test_what_is_no_state_is_not_held_and_not_told(make_runner, caplog):
     with caplog.at_level("WARNING"):
         assert values_after(make_runner, PredictingTask(), Odd()) == {}
     assert "no checkpoint" not in caplog.text
+
+
+def test_a_long_list_is_told_by_its_length(make_runner):
+    class Task(TinyTask):
+        def __init__(self):
+            super().__init__()
+            self.words, self.seen = ["a word"] * 5000, [0] * 5000
+
+        def train_step(self, model, batch):
+            self.seen.append(len(self.seen))
+            return super().train_step(model, batch)
+
+    task = Task()
+    held = values_after(make_runner, task, TinyModel())
+    assert held == {"task": {"seen": [task.seen, False]}}
 
 
 @pytest.mark.parametrize(
