@@ -7,13 +7,16 @@ asked for where it does not: a wrong guess would keep the worst checkpoint of a 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Sequence
 from typing import Literal
 
 Rule = Literal["greater", "less"]
 
 RULES: tuple[Rule, ...] = ("greater", "less")
-GREATER_KEYS = ("acc", "top", "AR@", "auc", "precision", "mAP", "mDice", "mIoU", "mAcc", "aAcc")
+GREATER_KEYS = (
+    *("acc", "accuracy", "top", "AR@", "auc", "precision", "mAP", "mDice", "mIoU", "mAcc", "aAcc"),
+)
 LESS_KEYS = ("loss",)
 
 
@@ -38,6 +41,8 @@ def infer_rule(
     """Whether a greater or a smaller value of a metric is better, as its name tells.
 
     A name equal to a key decides; else a key inside the name does; upper and lower case are one.
+    Of the keys above only whole words count, such as `top` in `val/top-5` and not in `stop_time`,
+    or `mAP` in `bbox_mAP_50` and not in `mape`; keys of one's own may be parts of words.
 
     Raises:
         ValueError: if no key is in the name, or keys of both lists are.
@@ -49,8 +54,8 @@ def infer_rule(
         return "greater"
     if name in less:
         return "less"
-    looks_greater = any(key in name for key in greater)
-    looks_less = any(key in name for key in less)
+    looks_greater = any(_is_in(key, metric_name, greater_keys is GREATER_KEYS) for key in greater)
+    looks_less = any(_is_in(key, metric_name, less_keys is LESS_KEYS) for key in less)
     if looks_greater and not looks_less:
         return "greater"
     if looks_less and not looks_greater:
@@ -60,6 +65,14 @@ def infer_rule(
         f"{parameter}={metric_name}: its name {both} (greater: {', '.join(greater_keys)}; "
         f"less: {', '.join(less_keys)}); set rule to greater or less"
     )
+
+
+def _is_in(key: str, name: str, as_a_word: bool) -> bool:
+    if not as_a_word:
+        return key in name.lower()
+    in_words = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name)  # `BinaryAccuracy`
+    word = rf"(?<![a-z]){re.escape(key)}(?![a-z])"
+    return any(re.search(word, text.lower()) for text in (name, in_words))
 
 
 def require_metric(parameter: str, name: str, metric_names: Iterable[str]) -> None:

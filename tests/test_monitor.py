@@ -21,8 +21,12 @@ INF, NAN = math.inf, math.nan
         ("coco/bbox_mAP_50", "greater"),
         ("ar@100", "greater"),
         ("mIoU", "greater"),
+        ("top1", "greater"),
+        ("val_acc5", "greater"),
+        ("BinaryAccuracy", "greater"),
         ("loss", "less"),
         ("val_Loss", "less"),
+        ("trainLoss", "less"),
     ],
 )
 def test_the_name_tells_the_rule(name, rule):
@@ -35,7 +39,13 @@ def test_an_equal_name_decides_before_a_word_inside():
     assert infer_rule("acc_loss", ["ACC_loss"], ["loss"]) == "greater"
 
 
-@pytest.mark.parametrize("name", ["error", "perplexity", ""])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("error", "perplexity", ""),
+        *("mape", "MAPE", "wmape", "heatmap_l2", "acceleration_error", "stop_distance", "topology"),
+    ],
+)
 def test_a_name_that_tells_nothing_asks_for_the_rule(name):
     with pytest.raises(ValueError, match=r"none of the known words.*set rule"):
         infer_rule(name)
