@@ -61,6 +61,18 @@ class HookList(Hook):
         self.entries = tuple(entries)
         self._bind()
 
+    def ask_again(self, hook: Any) -> None:
+        """Bind a hook anew that has learned from the run at which mount points it has to be called.
+
+        It is asked by `get_triggered_stages`; inside a mount point this counts from the next call.
+        """
+        points = (*MOUNT_POINTS, *self._opened)
+        self.entries = tuple(
+            _with_more(replace(entry, listeners={}), points) if entry.hook is hook else entry
+            for entry in self.entries
+        )
+        self._bind()
+
     def check_method_names(self) -> None:
         """Refuse methods that look like mount points and are none.
 

@@ -56,6 +56,31 @@ def test_a_hook_registered_inside_a_mount_point_first_runs_at_the_next_call():
     assert log == ["late"]
 
 
+def test_a_hook_that_learns_what_it_has_to_do_is_asked_again():
+    log, hooks = [], HookList()
+
+    class Late(Hook):
+        stages = ("before_train",)
+
+        def get_triggered_stages(self):
+            return [*self.stages]
+
+        def before_train(self, runner):
+            log.append("before")
+            self.stages = ("after_train",)
+            hooks.ask_again(self)
+
+        def after_train(self, runner):
+            log.append("after")
+
+    hooks.register(Late(), "late")
+    hooks.register(make_hook(log, "other"), "other")
+    for _ in range(2):
+        hooks.before_train(RUNNER)
+        hooks.after_train(RUNNER)
+    assert log == ["before", "other", "after", "other", "after"]
+
+
 def test_a_fan_in_takes_of_the_arguments_those_it_names():
     seen, hooks = [], HookList()
 

@@ -28,7 +28,8 @@ class CheckpointHook(Hook):
 
     Args:
         interval: epochs (or iterations) between two checkpoints; -1 for never.
-        by_epoch: whether `interval` and `save_begin` count epochs, else iterations.
+        by_epoch: whether `interval` and `save_begin` count epochs (in a run by iterations passes
+            over the data), else iterations.
         save_optimizer, save_param_scheduler: without them a run cannot be resumed.
         out_dir: put them into `out_dir/<name of the run's folder>` instead of the run's folder.
         max_keep_ckpts: how many are kept (the best ones aside); -1 for all.
@@ -102,13 +103,15 @@ class CheckpointHook(Hook):
         self.rules = _checked_rules(_as_list(rule), self.save_best)
         self.greater_keys = tuple(_as_list(greater_keys)) or GREATER_KEYS
         self.less_keys = tuple(_as_list(less_keys)) or LESS_KEYS
-        self.filename_tmpl = _checked_template(filename_tmpl, by_epoch)
+        self.filename_tmpl = _checked_template(filename_tmpl)
         self.published_keys = _as_list(published_keys)
         self.save_begin = save_begin
         self.every_n_minutes = every_n_minutes
         self.async_save = async_save
         self.on_write_error = on_write_error
         self.save_on_exception = save_on_exception
+        self._iters: tuple[int, int] | None = None if by_epoch else (interval, save_begin)
+        """Interval and begin in iterations; None where epochs count."""
         self._kept: list[str] = []
         self._best: dict[str, dict[str, Any]] = {}
         self._began_at_iter = 0
@@ -119,7 +122,7 @@ class CheckpointHook(Hook):
 
     def get_triggered_stages(self) -> list[str]:
         stages = super().get_triggered_stages()
-        if self.by_epoch and self.every_n_minutes is None:
+        if self._iters is None and self.every_n_minutes is None:
             stages.remove("after_train_iter")
         return stages
 
@@ -153,19 +156,23 @@ class CheckpointHook(Hook):
                 f"hooks.checkpoint.out_dir: {runner.writer.store.folder} holds the checkpoints of "
                 "another run; choose another out_dir, or continue that run with resume=auto"
             )
-        if self.by_epoch and self.interval > 0 and self.every_n_minutes is None:
-            self._warn_of_one_epoch(runner)
+        if self.by_epoch and not runner.by_epoch:
+            self._count_passes(runner)
         self._began_at_iter = runner.iter
         if self.every_n_minutes is not None:
             self._next_save_by_clock = time.monotonic() + 60 * self.every_n_minutes
 
-    def _warn_of_one_epoch(self, runner: Runner) -> None:
-        if self.is_one_long_epoch(runner):
+    def _count_passes(self, runner: Runner) -> None:
+        """A run by iterations is one epoch; what counts there are passes over the data."""
+        batches = runner.num_batches_per_epoch
+        if batches is not None:
+            self._iters = self.interval * batches, self.save_begin * batches
+            runner.hooks.ask_again(self)
+        elif self.interval > 0 and self.every_n_minutes is None:
             runner.logger.warning(
-                "hooks.checkpoint.by_epoch=true: a run by iterations is one epoch, so nothing is "
-                "saved before its end or a stop; set hooks.checkpoint.by_epoch=false "
-                "hooks.checkpoint.interval=%d",
-                runner.num_batches_per_epoch or 1000,
+                "hooks.checkpoint.by_epoch=true: data.train has no length, so this run by "
+                "iterations is one epoch and saves nothing before its end or a stop; set "
+                "hooks.checkpoint.by_epoch=false hooks.checkpoint.interval=1000"
             )
 
     def after_train_iter(
@@ -175,29 +182,29 @@ class CheckpointHook(Hook):
         data_batch: Batch = None,
         outputs: dict[str, Any] | None = None,
     ) -> None:
-        if not self.by_epoch:
-            due = self.every_n_train_iters(runner, self.interval, self.save_begin)
+        if self._iters is not None:
+            due = self.every_n_train_iters(runner, *self._iters)
             if due or (self.save_last and self.is_last_train_iter(runner)):
-                self._save(runner, self.filename_tmpl.format(runner.iter + 1), runner.iter + 1)
+                self._save(runner, self._name(runner.iter + 1), runner.iter + 1)
         if self.every_n_minutes is not None and self._is_due_by_clock(runner):
             self._next_save_by_clock = time.monotonic() + 60 * self.every_n_minutes
             self._save(runner, f"iter_{runner.iter + 1}.pth", runner.iter + 1)
 
     def after_train_epoch(self, runner: Runner) -> None:
-        if self.by_epoch:
+        if self._iters is None:
             due = self.every_n_epochs(runner, self.interval, self.save_begin)
             if due or (self.save_last and self.is_last_train_epoch(runner)):
-                self._save(runner, self.filename_tmpl.format(runner.epoch + 1), runner.iter)
+                self._save(runner, self._name(runner.epoch + 1), runner.iter)
 
     def after_train(self, runner: Runner) -> None:
         """A run that was stopped early keeps its last state, as does one of unknown length."""
         has_news = runner.state.stop_reason or runner.iter > self._began_at_iter
         if has_news and self.save_last and self._saved_at_iter != runner.iter:
             at_end_of_epoch = runner.by_epoch and runner.state.batch_in_epoch == 0
-            if not self.by_epoch:
-                filename = self.filename_tmpl.format(runner.iter)
+            if self._iters is not None:
+                filename = self._name(runner.iter)
             elif at_end_of_epoch:
-                filename = self.filename_tmpl.format(runner.epoch)
+                filename = self._name(runner.epoch)
             else:
                 filename = f"iter_{runner.iter}.pth"
             self._save(runner, filename, runner.iter)
@@ -244,6 +251,10 @@ class CheckpointHook(Hook):
             obsolete = self._kept[: -self.max_keep_ckpts]
             self._kept = self._kept[-self.max_keep_ckpts :]
         self._request(runner, filename, tuple(obsolete), points_last=True)
+
+    def _name(self, number: int) -> str:
+        default = "epoch_{}.pth" if self._iters is None else "iter_{}.pth"
+        return (self.filename_tmpl or default).format(number)
 
     def _is_due_by_clock(self, runner: Runner) -> bool:
         """All ranks have to save at the same iteration, and their clocks differ."""
@@ -341,9 +352,9 @@ def _checked_rules(rules: list[str], metrics: list[str]) -> list[str]:
     return rules
 
 
-def _checked_template(template: str | None, by_epoch: bool) -> str:
+def _checked_template(template: str | None) -> str | None:
     if template is None:
-        return "epoch_{}.pth" if by_epoch else "iter_{}.pth"
+        return None
     try:
         name = template.format(1)
         counts = name != template

@@ -208,22 +208,38 @@ def test_what_a_stop_saves_has_its_name_of_the_template(make_runner, arguments, 
 
 
 @pytest.mark.parametrize(
-    ("arguments", "settings", "is_told"),
+    ("arguments", "kept"),
     [
-        ({}, {"max_iters": 4}, True),
-        ({}, {"max_iters": 3}, False),  # One pass over the data.
-        ({}, {"max_epochs": 2}, False),
-        ({"by_epoch": False}, {"max_iters": 4}, False),
-        ({"every_n_minutes": 10}, {"max_iters": 4}, False),
-        ({"interval": -1}, {"max_iters": 4}, False),
+        ({}, [3, 6, 9, 11]),
+        ({"interval": 2}, [6, 11]),
+        ({"interval": 2, "save_last": False}, [6]),
+        ({"save_begin": 3}, [9, 11]),
+        ({"interval": -1}, [11]),
+        ({"max_keep_ckpts": 1}, [11]),
     ],
 )
-def test_a_long_run_by_iterations_is_told_that_it_saves_at_its_end_alone(
-    make_runner, caplog, arguments, settings, is_told
-):
-    make_runner({"checkpoint": CheckpointHook(**arguments)}, val_size=0, **settings).run("train")
-    wanted = "hooks.checkpoint.by_epoch=false hooks.checkpoint.interval=3"
-    assert (wanted in caplog.text) == is_told
+def test_in_a_run_by_iterations_passes_over_the_data_count(make_runner, arguments, kept):
+    hook = CheckpointHook(**arguments)
+    runner = make_runner({"checkpoint": hook}, val_size=0, max_iters=11)
+    runner.run("train")
+    assert files(runner.work_dir) == names("iter", kept)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "is_told"),
+    [({}, True), ({"by_epoch": False}, False), ({"every_n_minutes": 9}, False)],
+)
+def test_where_nobody_knows_what_a_pass_is_it_is_told(make_runner, caplog, arguments, is_told):
+    class NoLength:
+        def __iter__(self):
+            return iter(list(MemoryLoader(TinyData(), BatchSampler(24, 8, seed=0, shuffle=False))))
+
+    runner = make_runner({"checkpoint": CheckpointHook(**arguments)}, val_size=0, max_iters=4)
+    batches = BatchStream(NoLength(), endless=True)
+    runner._parts.train_loader = runner.train_loop.dataloader = batches
+    runner.run("train")
+    assert ("hooks.checkpoint.by_epoch=false" in caplog.text) == is_told
+    assert len(files(runner.work_dir)) == (4 if "by_epoch" in arguments else 1)
 
 
 def test_a_stop_right_after_a_save_saves_nothing_twice(make_runner):
