@@ -46,6 +46,7 @@ register()
 def main() -> None:
     """Run what the command line says; leaves with 0, 1 for an error, 130 or 143 for a signal."""
     overrides: Sequence[str] = ()
+    boundary.open_closed_streams()
     with leave_quietly(), collector_paused(), boundary.hydra_raises():
         try:
             sys.argv[1:] = with_the_finder(sys.argv[1:])

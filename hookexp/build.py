@@ -76,7 +76,7 @@ def build_runner(cfg: DictConfig, work_dir: Path, splits: tuple[Mode, ...] | Non
     objective = _check_metrics(settings, hooks, schedulers, task)
     splits = splits or _SPLITS[cfg.mode]
     if "train" in splits:
-        _tell_if_nothing_trains(hooks, task)
+        _tell_who_trains(hooks, task)
     device = resolve_device(settings.device, dist.local_rank())
     make_current(device)
     set_numerics(settings)
@@ -161,12 +161,19 @@ def build_hooks(cfg: DictConfig) -> HookList:
     return hooks
 
 
-def _tell_if_nothing_trains(hooks: HookList, task: Task) -> None:
-    """Warn of a training in which nobody says that it steps; hooks made elsewhere cannot say."""
+def _tell_who_trains(hooks: HookList, task: Task) -> None:
+    """Warn where nobody says that it steps, which hooks made elsewhere cannot, or two do."""
+    logger = logging.getLogger("hookexp")
     may_step = any(not isinstance(hook, Hook) for hook in hooks)
+    if task.trains and "optimizer" in hooks.that_train() and dist.rank() == 0:
+        logger.warning(
+            "task: %s says that it steps (trains = True), and hooks.optimizer steps too: leave one "
+            "to it with hooks=-optimizer",
+            type(task).__name__,
+        )
     if hooks.that_train() or task.trains or may_step or dist.rank() > 0:
         return
-    logging.getLogger("hookexp").warning(
+    logger.warning(
         "hooks: none of this run steps the optimizer, so the weights stay as they are; keep "
         "hooks.optimizer (no hooks=none, no hooks=-optimizer), or write trains = True in the class "
         "of the hook or task of yours that steps"

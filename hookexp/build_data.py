@@ -113,8 +113,9 @@ def _loader(
         limit=settings.limit_of(split),
         rank=dist.rank(),
         world_size=dist.world_size(),
+        repeat=training,
     )
-    if len(sampler) == 0:
+    if training and len(sampler) == 0:
         raise ConfigError(
             f"{path}: {len(source)} samples make no batch of {batch_size} with "
             "data.drop_last=true; use a smaller data.batch_size"

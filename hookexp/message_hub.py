@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
+from numbers import Real
 from pathlib import Path
 from typing import Any, cast
 
@@ -80,7 +81,7 @@ class MessageHub:
         """Add a value; a tensor of one element stays on its device.
 
         Raises:
-            ValueError: for a tensor of another size.
+            ValueError: for a tensor of another size, and what is no number.
         """
         if isinstance(value, Tensor):
             if value.numel() != 1:
@@ -89,6 +90,8 @@ class MessageHub:
                     "one name to each element"
                 )
             value = value.detach()
+        elif type(value) is not float and not isinstance(value, Real):
+            raise ValueError(f"scalar {key!r} is a {type(value).__name__}, and no number")
         try:
             self.scalars[key].values.append(value)
         except KeyError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import Enum
+from pathlib import Path
 from typing import Any
 
 
@@ -85,7 +86,17 @@ class RunState:
         self.stop_is_urgent = self.stop_is_urgent or urgent
 
     def request_save(self, request: SaveRequest) -> None:
-        """Ask the train loop to write a checkpoint at its next safe point."""
+        """Ask the train loop to write a checkpoint at its next safe point.
+
+        Raises:
+            ValueError: for a name that is none of a file, or leads to another folder.
+        """
+        name = request.filename
+        if not isinstance(name, str) or not name.strip(".") or Path(name).name != name:
+            raise ValueError(
+                f"a checkpoint cannot be called {str(name)!r}: use a plain file name, such as "
+                "'mine.pth'; it is written beside the others"
+            )
         self.save_requests.append(request)
 
     def state_dict(self) -> dict[str, Any]:

@@ -152,8 +152,13 @@ class Summary:
         if words_of_an_evaluation and (folder / POINTER).exists():
             kept = self._best_checkpoint(folder)
             weights = shown if kept is None else os.path.relpath(kept)
-            source = shlex.quote(f"load_from={weights}")
+            source = shlex.quote(f"load_from={_as_value(weights)}")
             lines.append(f"test it: python -m hookexp {words_of_an_evaluation} {source}")
+        if self.exit_code and not self.is_final and (folder / POINTER).exists():
+            typed = shlex.split(words_of_a_training)
+            typed = [w for w in typed if w.partition("=")[0] not in ("resume", "load_from")]
+            words = [*typed, f"hydra.run.dir={_as_value(shown)}", "resume=auto"]
+            lines.append(f"continue it: python -m hookexp {shlex.join(words)}")
         if self.suggestions:
             found = " ".join(f"{key}={value:g}" for key, value in self.suggestions.items())
             typed = shlex.split(words_of_a_training)
@@ -189,6 +194,13 @@ class Summary:
             with suppress(OSError):
                 temporary.unlink(missing_ok=True)
             raise
+
+
+def _as_value(path: str) -> str:
+    """A path as it has to be typed for Hydra, which reads commas, braces and such by itself."""
+    if re.fullmatch(r"[A-Za-z0-9_./+ -]+", path):
+        return path
+    return "'" + path.replace("'", "\\'") + "'"
 
 
 def _position(prefix: str, epoch: int, iteration: int) -> str:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Mapping, Sequence
+from numbers import Real
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
@@ -43,6 +44,8 @@ def metrics_of(task: Task) -> dict[str, float]:
                 f"{who}: {name!r} has the shape {tuple(value.shape)}; a metric is one number, such "
                 "as the mean"
             )
+        if not isinstance(value, Tensor | Real):
+            raise ConfigError(f"{who}: {name!r} is a {type(value).__name__}, and no number")
     return scalars_to_floats(metrics)
 
 

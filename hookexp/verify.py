@@ -132,6 +132,12 @@ def _train(cfg: DictConfig, folder: Path, iters: int, resume: Path | None) -> di
     cfg.mode, cfg.load_from, cfg.resume = "train", None, None if resume is None else str(resume)
     cfg.sinks = {"jsonl": {"_target_": "hookexp.sinks.jsonl.JsonlSink"}}
     runner = build_runner(cfg, folder)
+    if runner.max_iters is not None and runner.max_iters < 2 * iters:
+        raise ConfigError(
+            f"mode=verify_resume: needs a run of {2 * iters} iterations, half of them before the "
+            f"resume, and this one has {runner.max_iters}; make it longer, or set "
+            f"trainer.verify_iters={max(runner.max_iters // 2, 1)}"
+        )
     runner.hooks.register(_SaveAndStop(iters), "verify_resume")
     summary = runner.run("train")
     if summary.exit_code:

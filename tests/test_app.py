@@ -83,6 +83,16 @@ def test_a_run_without_trouble_says_nothing_on_stderr(tmp_path: Path) -> None:
     assert (code, err) == (0, "")
 
 
+@pytest.mark.parametrize("closed", [">&-", "2>&-"])
+def test_a_run_that_nobody_listens_to_ends_well(tmp_path: Path, closed: str) -> None:
+    command = f"{sys.executable} -m hookexp {' '.join(SHORT)} {closed}"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(["sh", "-c", command], cwd=tmp_path, env=environment, capture_output=True)
+    assert (done.returncode, done.stderr) == (0, b"")
+    (summary,) = tmp_path.rglob("summary.json")
+    assert json.loads(summary.read_text())["status"] == "finished"
+
+
 def test_a_bug_shows_its_own_frames_and_the_hook(tmp_path: Path) -> None:
     (tmp_path / "my_module.py").write_text(HOOKS)
     process = start(tmp_path, *SHORT, "+hooks.mine._target_=my_module.Bad")

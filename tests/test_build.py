@@ -283,6 +283,21 @@ def test_a_training_in_which_nobody_steps_is_told(tmp_path, caplog, words, told)
     assert len(said) == told
 
 
+@pytest.mark.parametrize(("words", "told"), [([], 1), (["hooks=-optimizer"], 0)])
+def test_a_task_that_steps_beside_the_optimizer_hook_is_told(tmp_path, caplog, words, told):
+    cfg = tiny(*words)
+    cfg.task = {"_target_": f"{HERE}.StepsItself"}
+    with caplog.at_level("WARNING"):
+        build_runner(cfg, tmp_path)
+    assert len([m for m in caplog.messages if "hooks.optimizer steps too" in m]) == told
+
+
+def test_in_an_evaluation_no_sample_counts_twice(tmp_path):
+    runner = build_runner(tiny(), tmp_path)
+    assert runner.train_dataloader.batch_sampler.repeat
+    assert not runner.val_dataloader.batch_sampler.repeat
+
+
 def test_hooks_keep_their_config_names_and_priorities():
     hooks = build_hooks(config("+hooks/ema=default", "hooks.ema.priority=ABOVE_NORMAL"))
     priorities = {entry.name: entry.priority for entry in hooks.entries}

@@ -127,3 +127,9 @@ def test_a_value_that_replaces_is_the_only_one():
     hub.replace_scalar("train/new", 4.0)
     assert hub.read("train/", window=10) == {"norm": 3.0, "norm/head": 2.0, "new": 4.0}
     assert list(hub.scalars) == ["train/norm", "train/norm/head", "train/new"]
+
+
+@pytest.mark.parametrize("value", ["hello", None, [1.0]])
+def test_what_is_no_number_is_refused_where_it_is_given(value):
+    with pytest.raises(ValueError, match=r"scalar 'train/x' is a \w+, and no number"):
+        MessageHub().update_scalar("train/x", value)

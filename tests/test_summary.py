@@ -8,6 +8,7 @@ import os
 import shlex
 
 import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from hookexp.errors import ConfigError
 from hookexp.summary import Objective, Summary, choose_objective
@@ -115,6 +116,30 @@ def test_what_a_user_reads(tmp_path, monkeypatch):
 def test_a_time_is_rounded_before_it_is_told_in_minutes(tmp_path, seconds, shown):
     (line, *_) = summary(seconds=seconds).describe(tmp_path)
     assert line.startswith(f"finished after {shown},")
+
+
+@pytest.mark.parametrize("name", ["out a=b", "ü", "w, {x}", "it's", "a\\b"])
+def test_a_path_is_typed_as_hydra_reads_it(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / name
+    folder.mkdir()
+    (folder / "last_checkpoint").write_text("")
+    (test_it,) = [line for line in summary().describe(folder) if line.startswith("test it")]
+    parsed = OverridesParser.create().parse_overrides(shlex.split(test_it)[-1:])
+    assert parsed[0].value() == name
+
+
+@pytest.mark.parametrize(("exit_code", "is_final"), [(143, False), (143, True), (0, False)])
+def test_how_to_continue_what_a_signal_stopped(tmp_path, monkeypatch, exit_code, is_final):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "last_checkpoint").write_text("")
+    typed = "hooks=+ema resume=x.pth 'name=a b'"
+    ended = summary(status="stopped", reason="SIGTERM", exit_code=exit_code, is_final=is_final)
+    lines = ended.describe(tmp_path / "run", words_of_a_training=typed)
+    told = [line for line in lines if line.startswith("continue it: ")]
+    command = "python -m hookexp hooks=+ema 'name=a b' hydra.run.dir=run resume=auto"
+    assert told == [f"continue it: {command}"] * (exit_code > 0 and not is_final)
 
 
 def test_a_metric_that_is_no_number_is_told(tmp_path):

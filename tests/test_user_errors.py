@@ -124,6 +124,7 @@ class Measures(TinyTask):
             None,
             r"Measures\.compute_metrics returned a NoneType; it has to return a dict of scalars",
         ),
+        ({"error": "good"}, r"compute_metrics: 'error' is a str, and no number"),
         (
             {"error": torch.ones(3)},
             r"compute_metrics: 'error' has the shape \(3,\); a metric is one",

@@ -102,6 +102,11 @@ def test_a_run_with_sparse_gradients_in_an_open_window_is_verified(tmp_path, cap
     assert "bit for bit" in caplog.text
 
 
+def test_a_run_that_is_too_short_says_what_to_set(tmp_path):
+    with pytest.raises(ConfigError, match=r"needs a run of 8 iterations.*has 5; .*verify_iters=2$"):
+        verify(tmp_path, "trainer.max_iters=5")
+
+
 class Signal(Hook):
     def __init__(self, at):
         self.at = tuple(at)

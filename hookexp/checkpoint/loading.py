@@ -65,7 +65,7 @@ def path_to_load(resume: str | None, load_from: str | None, own: CheckpointStore
     """The file that `resume` or `load_from` mean; a folder means its newest whole checkpoint.
 
     Raises:
-        ConfigError: for a folder without one, or with damaged ones only.
+        ConfigError: for a folder without one, or with damaged ones only, and for a damaged file.
     """
     if resume == "auto":
         return own.newest()
@@ -74,6 +74,7 @@ def path_to_load(resume: str | None, load_from: str | None, own: CheckpointStore
         return None
     path = Path(named).expanduser()
     if not path.is_dir():
+        CheckpointStore(path.parent).refuse_damaged(path)
         return path
     newest = CheckpointStore(path).newest()
     if newest is None:

@@ -99,6 +99,11 @@ def iteration_in(path: Path) -> int | None:
     return iteration if isinstance(iteration, int) else None
 
 
+def is_archive(path: Path) -> bool:
+    """Whether a file begins as those that torch writes now."""
+    return path.is_file() and _begin_of(path) == _ARCHIVE
+
+
 def is_whole_archive(path: Path) -> bool:
     """Whether each part of a file has the checksum that the archive's directory has of it."""
     try:

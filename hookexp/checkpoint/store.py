@@ -23,7 +23,7 @@ from typing import Any
 
 import torch
 
-from hookexp.checkpoint.reading import is_whole_archive, iteration_in
+from hookexp.checkpoint.reading import is_archive, is_whole_archive, iteration_in
 from hookexp.checkpoint.whole_file import UNFINISHED, fsync_folder, sha256_of, write_whole
 from hookexp.errors import ConfigError
 
@@ -160,6 +160,29 @@ class CheckpointStore:
         size = path.stat().st_size
         listed = {k.sha256 for k in kept if k.name == name and k.size == size}
         return bool(listed) and sha256_of(path) in listed
+
+    def refuse_damaged(self, path: Path) -> None:
+        """Look at a file that was named, and not found by `newest`.
+
+        Raises:
+            ConfigError: if this folder lists it with another checksum.
+        """
+        try:
+            _, kept = self._read_pointer()
+        except ConfigError:
+            kept = []  # What is beside a file of another program need not be a list of ours.
+        if any(k.name == path.name for k in kept):
+            if path.is_file() and not self.is_whole(path.name):
+                raise ConfigError(
+                    f"checkpoint {path}: is damaged, it is not what {POINTER} beside it says was "
+                    "written; choose another"
+                )
+        elif is_archive(path) and not is_whole_archive(path):
+            logger.warning(
+                "checkpoint %s: parts of it have other checksums than it says itself; it is "
+                "damaged, unless its program left them out",
+                path,
+            )
 
     def _tidy(self) -> None:
         """Make the folder, and remove what killed processes were writing into it."""

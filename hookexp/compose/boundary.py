@@ -56,6 +56,13 @@ def leaves_on_error(cfg: DictConfig) -> Iterator[None]:
         raise SystemExit(1) from None
 
 
+def open_closed_streams() -> None:
+    """Where there is nobody to say anything to, as after `>&-`, what is said goes nowhere."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: PTH123, SIM115
+
+
 def silence_stdout() -> None:
     """The reader has gone, as in `hookexp --help | head`; nothing is left to say to it."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -15,7 +15,12 @@ from hookexp.compose import sweep_table
 from hookexp.compose.boundary import Reported, leaves_on_error
 from hookexp.compose.checks import check_config, check_name
 from hookexp.compose.explain import explain
-from hookexp.compose.folders import claim_run_folder, claim_sweep_folder, is_other_rank
+from hookexp.compose.folders import (
+    claim_run_folder,
+    claim_sweep_folder,
+    is_one_of_several,
+    is_other_rank,
+)
 from hookexp.compose.lock import lock
 from hookexp.compose.modes import check_mode
 from hookexp.errors import ConfigError
@@ -54,6 +59,11 @@ class RunCallback(Callback):
             check_mode(config.mode)
             if config.mode == "explain":
                 raise ConfigError("mode=explain explains one run; leave -m out")
+            if is_one_of_several():
+                raise ConfigError(
+                    "-m: torchrun starts the ranks of one run, and a sweep has several runs; leave "
+                    "-m out and start torchrun once for each"
+                )
             check_name(config)
             claim_sweep_folder(config)
             sweep_table.begin(config)

@@ -103,6 +103,11 @@ def is_other_rank() -> bool:
     return int(os.environ.get("RANK", "0")) > 0
 
 
+def is_one_of_several() -> bool:
+    """Whether torchrun started more processes than this one."""
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1
+
+
 def _is_given(key: str, cfg: DictConfig) -> bool:
     return any(
         str(override).lstrip("+").startswith(f"{key}=") for override in cfg.hydra.overrides.hydra

@@ -28,8 +28,9 @@ class BatchSampler:
         drop_last: leave out a last batch that is not full.
         endless: go on with the next epoch's order instead of ending.
         limit: the most batches of an epoch; None for all.
-        rank, world_size: each rank gets its share; the last samples are repeated from the front
-            so that all ranks have as many batches.
+        rank, world_size: each rank gets its share.
+        repeat: whether samples are repeated from the front so that all ranks have as many batches,
+            as training needs; else each sample counts once, as in what an evaluation measures.
     """
 
     def __init__(
@@ -43,6 +44,7 @@ class BatchSampler:
         limit: int | None = None,
         rank: int = 0,
         world_size: int = 1,
+        repeat: bool = True,
     ) -> None:
         self.num_samples = num_samples
         self.batch_size = batch_size
@@ -53,10 +55,13 @@ class BatchSampler:
         self.limit = limit
         self.rank = rank
         self.world_size = world_size
+        self.repeat = repeat
         self.epoch = 0
 
     @property
     def num_samples_per_rank(self) -> int:
+        if not self.repeat:
+            return len(range(self.rank, self.num_samples, self.world_size))
         return -(-self.num_samples // self.world_size)
 
     @property
@@ -112,6 +117,8 @@ class BatchSampler:
             order = torch.arange(self.num_samples)
         if self.world_size == 1:
             return order
+        if not self.repeat:
+            return order[self.rank :: self.world_size]
         total = self.num_samples_per_rank * self.world_size
         repeats = -(-total // self.num_samples)
         return order.repeat(repeats)[self.rank : total : self.world_size]

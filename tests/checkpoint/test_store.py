@@ -12,6 +12,7 @@ import pytest
 import torch
 from corruptions import count_noticed
 
+from hookexp.checkpoint.loading import path_to_load
 from hookexp.checkpoint.reading import load_checkpoint, read_file
 from hookexp.checkpoint.store import CheckpointStore
 from hookexp.checkpoint.whole_file import sha256_of
@@ -150,6 +151,24 @@ def test_a_damaged_newest_file_gives_way_to_the_one_before(tmp_path, damage):
     else:
         path.unlink()
     assert store.newest() == tmp_path / "epoch_1.pth"
+
+
+@pytest.mark.parametrize("key", ["resume", "load_from"])
+def test_a_damaged_file_that_is_named_is_refused(tmp_path, key, caplog):
+    weights = torch.arange(100.0)
+    path = CheckpointStore(tmp_path).save({"weights": weights}, "epoch_1.pth")
+    own, names = CheckpointStore(tmp_path / "other"), {"resume": None, "load_from": None}
+    assert path_to_load(**{**names, key: str(path)}, own=own) == path
+    content = bytearray(path.read_bytes())
+    content[content.index(weights.numpy().tobytes()) + 7] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(ConfigError, match=r"epoch_1\.pth: is damaged, .* choose another"):
+        path_to_load(**{**names, key: str(path)}, own=own)
+    for beside in (lambda: (tmp_path / "last_checkpoint").write_text("x\ny\n"), lambda: None):
+        caplog.clear()
+        beside()
+        assert path_to_load(**{**names, key: str(path)}, own=own) == path
+        assert "parts of it have other checksums" in caplog.text
 
 
 def test_nothing_whole_is_an_error_and_nothing_at_all_is_none(tmp_path):

@@ -326,6 +326,14 @@ def test_mistake_in_a_folder_of_ones_own(
     assert answer.message.startswith("hookexp: " + message.format(conf=my_conf))
 
 
+def test_a_sweep_under_torchrun_is_refused(cli: Callable[..., Any], monkeypatch: Any) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    answer = cli("-m", "optimizer.lr=0.1,0.2")
+    assert answer.code == 1
+    assert answer.message.startswith("hookexp: -m: torchrun starts the ranks of one run, ")
+    assert not (answer.folder / "outputs").exists()
+
+
 def test_a_variable_that_is_not_set_is_told_with_its_path(
     cli: Callable[..., Any], my_conf: Path
 ) -> None:

@@ -67,6 +67,17 @@ def test_ranks_share_the_data_and_have_as_many_batches():
     assert set(flat(shares)) == set(range(10))
 
 
+@pytest.mark.parametrize("num_samples", [10, 8, 3])
+def test_what_is_not_repeated_is_there_once(num_samples):
+    parts = [
+        BatchSampler(num_samples, 2, 0, shuffle=False, rank=r, world_size=4, repeat=False)
+        for r in range(4)
+    ]
+    shares = [flat(indices(p)) for p in parts]
+    assert sorted(flat(shares)) == list(range(num_samples))
+    assert [len(p) for p in parts] == [-(-len(share) // 2) for share in shares]
+
+
 def test_drop_last_and_no_shuffle():
     sampler = BatchSampler(10, 4, seed=0, shuffle=False, drop_last=True)
     assert indices(sampler) == [[0, 1, 2, 3], [4, 5, 6, 7]]

@@ -391,3 +391,11 @@ def test_a_wrong_metric_is_told_before_the_run(save_best, message):
 def test_what_is_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
         CheckpointHook(**arguments)
+
+
+@pytest.mark.parametrize("name", ["../x.pth", "/tmp/x.pth", "a/x.pth", "", "..", Path("x.pth")])
+def test_a_checkpoint_that_a_hook_asks_for_has_a_plain_name(make_runner, name):
+    runner = make_runner({})
+    with pytest.raises(ValueError, match=r"a checkpoint cannot be called .*use a plain file name"):
+        runner.save_checkpoint(name)
+    assert runner.state.save_requests == []
