@@ -31,7 +31,7 @@ from hookexp.compose.typed import words_of_a_training, words_of_an_evaluation
 from hookexp.data.prefetch import Prefetcher
 from hookexp.device import autocast, batch_placer, make_current, resolve_device
 from hookexp.errors import ConfigError
-from hookexp.hook import Hook, Mode
+from hookexp.hook import MOUNT_POINTS, Hook, Mode
 from hookexp.hook_list import HookList
 from hookexp.hooks.checkpoint import CheckpointHook
 from hookexp.optim.param_schedulers import ParamSchedulers
@@ -158,6 +158,12 @@ def build_hooks(cfg: DictConfig) -> HookList:
         hooks.register(instantiate(options, path), name, priority)
     hooks.check_method_names()
     hooks.check_contracts()
+    for name in hooks.that_are_never_called():
+        logging.getLogger("hookexp").warning(
+            "hooks.%s: %s has no method that is called like a mount point, so nothing of it is "
+            "ever called; mount points: %s",
+            *(name, type(hooks[name]).__name__, ", ".join(MOUNT_POINTS)),
+        )
     return hooks
 
 

@@ -107,6 +107,18 @@ class HookList(Hook):
         """Names of the hooks whose time is the training itself, such as the optimizer's."""
         return frozenset(e.name for e in self.entries if getattr(e.hook, "trains", False))
 
+    def that_are_never_called(self) -> list[str]:
+        """Names of the hooks that have no mount point at all, as one of another framework has."""
+        names = (*MOUNT_POINTS, *FAN_INS, "get_triggered_stages")
+        return [
+            entry.name
+            for entry in self.entries
+            if not entry.stages
+            and isinstance(entry.hook, Hook)
+            and not entry.hook.opens
+            and not any(map(entry.hook._overrides, names))
+        ]
+
     def suffix_of(self, hook: Any) -> str:
         """What tells the files of a hook from those of others of its class; empty for the first."""
         alike = [entry for entry in self.entries if type(entry.hook) is type(hook)]

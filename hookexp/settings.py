@@ -154,4 +154,6 @@ def _require_whole(name: str, value: Any, least: int) -> None:
     if value is None and may_be_null:
         return
     if not is_whole(value, least):
-        raise ConfigError(f"trainer.{name}={value}: use a whole number, {least} or more")
+        is_text = isinstance(value, str) and value.isdecimal()
+        how = " (this is text; of a variable: ${oc.decode:${oc.env:NAME}})" if is_text else ""
+        raise ConfigError(f"trainer.{name}={value}: use a whole number, {least} or more{how}")

@@ -283,6 +283,17 @@ def test_a_training_in_which_nobody_steps_is_told(tmp_path, caplog, words, told)
     assert len(said) == told
 
 
+class OfAnotherFramework(Hook):
+    def on_train_epoch_end(self, trainer):
+        """Never called."""
+
+
+def test_a_hook_that_is_never_called_is_told(caplog):
+    with caplog.at_level("WARNING"):
+        build_hooks(config(f"+hooks.other._target_={HERE}.OfAnotherFramework"))
+    assert [m for m in caplog.messages if m.startswith("hooks.other: OfAnotherFramework has no")]
+
+
 @pytest.mark.parametrize(("words", "told"), [([], 1), (["hooks=-optimizer"], 0)])
 def test_a_task_that_steps_beside_the_optimizer_hook_is_told(tmp_path, caplog, words, told):
     cfg = tiny(*words)

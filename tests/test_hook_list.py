@@ -56,6 +56,28 @@ def test_a_hook_registered_inside_a_mount_point_first_runs_at_the_next_call():
     assert log == ["late"]
 
 
+def test_which_hooks_are_never_called():
+    class OfAnotherFramework(Hook):
+        def on_train_epoch_end(self, trainer):
+            """Never called."""
+
+    class LeavesItOut(Hook):
+        def before_train(self, runner):
+            """Called where it is configured so."""
+
+        def get_triggered_stages(self):
+            return []
+
+    class Opens(Hook):
+        opens = ("after_sample",)
+
+    hooks = HookList()
+    for kind in (OfAnotherFramework, LeavesItOut, Opens):
+        hooks.register(kind(), kind.__name__)
+    hooks.register(make_hook([], "probe"), "probe")
+    assert hooks.that_are_never_called() == ["OfAnotherFramework"]
+
+
 def test_a_hook_that_learns_what_it_has_to_do_is_asked_again():
     log, hooks = [], HookList()
 

@@ -540,6 +540,7 @@ def test_a_group_that_a_hook_adds_before_the_run_comes_back(make_runner, tmp_pat
     if is_old:
         checkpoint = load_checkpoint(path)
         del checkpoint["optimizer"]["configured"]["default"][1]
+        path = path.with_name("old.pth")
         torch.save(checkpoint, path)
     run(work_dir=tmp_path / "cut", max_epochs=2, resume=str(path))
     assert_same_run(tmp_path / "whole", tmp_path / "cut", "epoch_2.pth")

@@ -16,6 +16,7 @@ from hookexp.settings import TrainerSettings
         ({"max_epochs": -2}, "trainer.max_epochs=-2"),
         ({"max_epochs": "ten"}, "trainer.max_epochs=ten"),
         ({"max_epochs": 2.5}, "trainer.max_epochs=2.5"),
+        ({"max_epochs": "3"}, r"max_epochs=3: .* 1 or more \(this is text; .*oc\.decode"),
         ({"max_epochs": True}, "trainer.max_epochs=True"),
         ({"max_iters": 0}, "trainer.max_iters=0"),
         ({"val_interval": 0}, "trainer.val_interval=0"),

@@ -175,7 +175,7 @@ class CheckpointStore:
             if path.is_file() and not self.is_whole(path.name):
                 raise ConfigError(
                     f"checkpoint {path}: is damaged, it is not what {POINTER} beside it says was "
-                    "written; choose another"
+                    "written; choose another (one that was changed on purpose needs another name)"
                 )
         elif is_archive(path) and not is_whole_archive(path):
             logger.warning(

@@ -172,7 +172,7 @@ def _check_top(cfg: DictConfig) -> None:
         if key in (*_GROUPS, *_KEYS, "experiment", "hydra") or not near:
             continue
         text = text or OmegaConf.to_yaml(cfg)
-        if f"${{{key}" not in text:
+        if not re.search(rf"\$\{{{re.escape(key)}\b", text):
             raise ConfigError(f"{key}: nobody reads this key of the config{near}")
 
 

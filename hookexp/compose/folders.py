@@ -124,9 +124,9 @@ def _make(folder: Path, key: str) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise _unwritable(key, folder, error) from error
+        raise unwritable(key, folder, error) from error
     if not os.access(folder, os.W_OK | os.X_OK):
-        raise _unwritable(key, folder, PermissionError("permission denied"))
+        raise unwritable(key, folder, PermissionError("permission denied"))
 
 
 def _claim(wanted: Path, key: str) -> Path:
@@ -144,10 +144,11 @@ def _claim(wanted: Path, key: str) -> Path:
             else:
                 return folder
     except OSError as error:
-        raise _unwritable(key, wanted, error) from error
+        raise unwritable(key, wanted, error) from error
 
 
-def _unwritable(key: str, folder: Path, error: OSError) -> ConfigError:
+def unwritable(key: str, folder: Path, error: OSError) -> ConfigError:
+    """What to raise where a folder takes no file."""
     reason = (error.strerror or str(error)).lower()
     return ConfigError(
         f"{key}={folder}: cannot be written ({reason}); choose another folder with {key}=FOLDER"

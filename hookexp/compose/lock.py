@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from hookexp.compose.folders import unwritable
 from hookexp.errors import ConfigError
 
 try:
@@ -25,12 +26,15 @@ def lock(folder: Path) -> None:
     with it.
 
     Raises:
-        ConfigError: if another process has the folder; it says which.
+        ConfigError: if another process has the folder; it says which. Or if nothing can be written.
     """
     path = folder.resolve()
     if fcntl is None or path in _held:
         return
-    descriptor = os.open(path / _LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        descriptor = os.open(path / _LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o644)
+    except OSError as error:
+        raise unwritable("hydra.run.dir", folder, error) from error
     try:
         fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:

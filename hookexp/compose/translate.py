@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import yaml
 from hydra.core.hydra_config import HydraConfig
@@ -23,7 +24,7 @@ from hookexp.compose.mistakes import (
     value_given,
 )
 from hookexp.compose.set_edits import SETS
-from hookexp.compose.sources import line_of
+from hookexp.compose.sources import config_folders, line_of
 from hookexp.compose.wording import on_one_line, said
 from hookexp.errors import ConfigError
 
@@ -40,6 +41,8 @@ def translate(error: BaseException, overrides: Sequence[str]) -> ConfigError | N
     for link in chain:
         if isinstance(link, yaml.YAMLError):
             return _bad_yaml(link)
+        if isinstance(link, UnicodeDecodeError) and (file := _file_with(link.object)):
+            return ConfigError(f"{file}: is not UTF-8 ({link.reason}); save it as UTF-8")
         if of_config and isinstance(link, ConfigError):
             return link
     if isinstance(error, MissingConfigException):
@@ -139,6 +142,12 @@ def _unreadable(error: OverrideParseException, overrides: Sequence[str]) -> Conf
         f"{word!r}: the value cannot be read; put quotes inside quotes around special characters: "
         f"'{key}=\"{value}\"', and lists in brackets: '{key}=[1,2]'"
     )
+
+
+def _file_with(content: bytes) -> Path | None:
+    """The file among the configs that begins with something."""
+    files = (file for folder in config_folders() for file in folder.rglob("*.yaml"))
+    return next((file for file in files if file.read_bytes().startswith(content)), None)
 
 
 def _bad_yaml(error: yaml.YAMLError) -> ConfigError:

@@ -6,6 +6,7 @@ python -m hookexp sinks=+wandb-tensorboard      # where they go
 
 from __future__ import annotations
 
+import math
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -62,6 +63,7 @@ class LoggerHook(Hook):
         self.keep_local = keep_local
         self.log_metric_by_epoch = log_metric_by_epoch
         self._num_batches: int | None = None
+        self._has_warned = False
 
     def before_run(self, runner: Runner) -> None:
         runner.message_hub.set_window(self.interval)
@@ -141,6 +143,13 @@ class LoggerHook(Hook):
         scalars = runner.message_hub.read("train/", self.interval, latest=_LATEST)
         runner.sinks.log_scalars(scalars, point.iter, point)
         self._forward_outbox(runner)
+        if not math.isfinite(scalars.get("loss", 0.0)) and not self._has_warned:
+            self._has_warned = True
+            runner.logger.warning(
+                "the loss is %s in the mean of the iterations up to %d; this is said once, "
+                "hooks=+check_invalid_loss says where it begins and keeps it from the weights",
+                *(scalars["loss"], iteration),
+            )
 
     def _log_progress(self, runner: Runner, mode: Mode, batch_idx: int) -> None:
         """A row of timings in the middle of a long evaluation."""

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torchmetrics import Metric
 
+from hookexp.errors import ConfigError
 from hookexp.task import Task
 
 if TYPE_CHECKING:
@@ -61,12 +62,12 @@ class SupervisedTask(Task):
             metric.to(runner.device)
 
     def train_step(self, model: nn.Module, batch: Batch) -> dict[str, Any]:
-        inputs, targets = batch
+        inputs, targets = _pair(batch)
         return {"loss": self.loss(_in_full_precision(model(inputs)), targets)}
 
     def val_step(self, model: nn.Module, batch: Batch) -> dict[str, Any]:
         """The model's outputs as `predictions` and the batch's mean `loss`; nothing waits."""
-        inputs, targets = batch
+        inputs, targets = _pair(batch)
         predictions = _in_full_precision(model(inputs))
         loss = self.loss(predictions, targets)
         for name, metric in self.metrics.items():
@@ -114,6 +115,18 @@ class MeanLoss(Metric):
 
     def compute(self) -> Tensor:
         return self.loss_sum / self.num_samples
+
+
+def _pair(batch: Batch) -> tuple[Any, Any]:
+    is_list = isinstance(batch, (tuple, list))
+    if isinstance(batch, Mapping | Tensor) or (is_list and len(batch) != 2):
+        given = f"{type(batch).__name__} of {len(batch)}" if is_list else type(batch).__name__
+        raise ConfigError(
+            f"task: SupervisedTask takes batches of (inputs, targets), and this one is a {given}; "
+            "have the data set or data.collate_fn give pairs, or write a task of your own"
+        )
+    inputs, targets = batch
+    return inputs, targets
 
 
 def _in_full_precision(outputs: Any) -> Any:

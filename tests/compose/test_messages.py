@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +20,7 @@ NUM_HOOKS = len([p for p in (conf_dir() / "hooks").iterdir() if p.is_dir()])
     ("words", "message"),
     [
         # names of hooks
+        ("+hook.spike._target_=a.B", "hook: nobody reads this key of the config; did you mean"),
         ("hooks=+emma", "hooks=+emma: there is no hook 'emma'; did you mean ema? --help lists "
                         f"all {NUM_HOOKS}"),
         ("hooks=+zzz", f"hooks=+zzz: there is no hook 'zzz'; --help lists all {NUM_HOOKS}"),
@@ -324,6 +327,32 @@ def test_mistake_in_a_folder_of_ones_own(
     answer = cli("--config-dir", str(my_conf), *words.split(" "))
     assert answer.code == 1
     assert answer.message.startswith("hookexp: " + message.format(conf=my_conf))
+
+
+def test_a_file_in_another_encoding_is_named(cli: Callable[..., Any], tmp_path: Path) -> None:
+    file = tmp_path / "my_conf" / "experiment" / "cafe.yaml"
+    file.parent.mkdir(parents=True)
+    file.write_bytes("# @package _global_\nname: caf\xe9\n".encode("latin-1"))
+    answer = cli("--config-dir", "my_conf", "experiment=cafe")
+    assert answer.message.startswith(f"hookexp: {file}: is not UTF-8 (")
+
+
+def test_a_folder_that_takes_no_lock_is_told(
+    cli: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = os.open
+
+    def full(path: Any, *arguments: Any, **more: Any) -> int:
+        if str(path).endswith(".lock"):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return real(path, *arguments, **more)
+
+    monkeypatch.setattr(os, "open", full)
+    answer = cli("hydra.run.dir=run")
+    assert answer.message == (
+        "hookexp: hydra.run.dir=run: cannot be written (no space left on device); choose another "
+        "folder with hydra.run.dir=FOLDER"
+    )
 
 
 def test_a_sweep_under_torchrun_is_refused(cli: Callable[..., Any], monkeypatch: Any) -> None:

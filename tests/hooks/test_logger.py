@@ -70,6 +70,17 @@ def test_rows_by_epoch_carry_their_true_iteration(make_runner):
     assert steps(by_iter, "val") == [(1, 5, 5), (2, 10, 10)]
 
 
+@pytest.mark.parametrize(("factor", "told"), [(float("nan"), 1), (float("inf"), 1), (1.0, 0)])
+def test_a_loss_that_is_not_finite_is_told_once(make_runner, caplog, factor, told):
+    class Broken(TinyTask):
+        def train_step(self, model, batch):
+            return {"loss": super().train_step(model, batch)["loss"] * factor}
+
+    logged(make_runner, task=Broken(), train_size=80, max_epochs=2)
+    messages = [m for m in caplog.messages if "hooks=+check_invalid_loss" in m]
+    assert len(messages) == told and all("iterations up to 2;" in m for m in messages)
+
+
 def test_rows_of_a_run_by_iterations(make_runner):
     sink, _ = logged(make_runner, max_iters=6, val_interval=3)
     assert steps(sink, "train") == [(1, 2, 2), (1, 4, 4), (1, 6, 6)]

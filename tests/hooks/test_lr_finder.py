@@ -133,7 +133,7 @@ def test_no_validation_follows_the_search_and_a_save_has_the_old_weights(make_ru
     runner = make_runner(
         {
             "lr_finder": LrFinderHook(num_iters=21, end_lr=0.1),
-            "checkpoint": CheckpointHook(),
+            "checkpoint": CheckpointHook(interval=-1),
             "recorder": recorder,
         },
         max_iters=50,

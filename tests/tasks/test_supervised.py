@@ -11,6 +11,7 @@ from torch import nn
 from torchmetrics import Metric
 from torchmetrics.classification import MulticlassAccuracy
 
+from hookexp.errors import ConfigError
 from hookexp.models.gpt import GPT
 from hookexp.tasks.supervised import MeanLoss, SupervisedTask
 
@@ -174,3 +175,26 @@ def test_metric_names_are_known_before_the_first_batch() -> None:
     assert shipped_task("classification").metric_names == ("accuracy", "loss")
     assert shipped_task("language_model").metric_names == ("perplexity", "loss")
     assert all(isinstance(m, Metric) for m in shipped_task("classification").metrics.values())
+
+
+@pytest.mark.parametrize(
+    ("batch", "given"),
+    [
+        ({"x": torch.rand(5, 3), "y": torch.zeros(5)}, "dict"),
+        ((torch.rand(5, 3), torch.zeros(5), torch.zeros(5)), "tuple of 3"),
+        ([torch.rand(5, 3)], "list of 1"),
+        (torch.rand(2, 3), "Tensor"),
+    ],
+)
+@pytest.mark.parametrize("step", ["train_step", "val_step"])
+def test_a_batch_that_is_no_pair_says_so(task, batch, given, step) -> None:
+    with pytest.raises(ConfigError, match=rf"batches of \(inputs, targets\), .* is a {given};"):
+        getattr(task, step)(nn.Linear(3, 4), batch)
+
+
+def test_a_batch_of_ones_own_may_be_unpacked(task) -> None:
+    class Pair:
+        def __iter__(self):
+            return iter((torch.rand(5, 3), torch.zeros(5, dtype=torch.long)))
+
+    assert task.train_step(nn.Linear(3, 4), Pair())["loss"].shape == ()
