@@ -85,6 +85,7 @@ class Runner:
         self.test_loop = (
             None if parts.test_loader is None else EvalLoop(self, parts.test_loader, "test")
         )
+        self.beside = Beside(self.model, self.task, self.optim_wrapper.optimizers.items())
         self.frozen = Frozen(self.model)
         self._has_begun_training = False
         self._to_restore: dict[str, Any] = {}

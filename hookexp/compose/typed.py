@@ -65,7 +65,8 @@ def _typed(wanted: Callable[[str], str]) -> str:
         return ""
     config = HydraConfig.get()
     sources = config.runtime.config_sources
-    words = [f"--config-dir {s.path}" for s in sources if s.provider == "command-line"]
+    dirs = [str(s.path) for s in sources if s.provider == "command-line"]
+    words = [f"--config-dir {shlex.quote(path)}" for path in dirs]
     for override in map(str, config.overrides.task):
         if word := wanted(override):
             words.append(shlex.quote(word))
