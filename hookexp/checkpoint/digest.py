@@ -1,8 +1,8 @@
-"""`digests`: what tensors hold as one number each, to tell whether it has changed."""
+"""`Digest`: what a tensor holds as one number, to tell whether it has changed."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cache
 
 import torch
@@ -14,20 +14,34 @@ _AT_ONCE_ON_CPU, _AT_ONCE_ELSEWHERE = 2**16, 2**22
 _INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
-@torch.no_grad()
-def digests(tensors: Sequence[Tensor]) -> list[int | None]:
-    """Numbers that other contents on the same device would not have; None for no plain memory.
+class Digest:
+    """What a tensor held, as a number that other contents on the same device would not have.
 
-    The host waits once for each device.
+    The number is on that device until it is `read`, and None for what has no plain memory.
     """
-    totals = [_total(tensor) for tensor in tensors]
-    numbers: list[int | None] = [None] * len(tensors)
-    for device in {total.device for total in totals if total is not None}:
-        here = [(n, t) for n, t in enumerate(totals) if t is not None and t.device == device]
-        values = torch.stack([total for _, total in here]).tolist()
-        for (index, _), value in zip(here, values, strict=True):
-            numbers[index] = value
-    return numbers
+
+    def __init__(self, tensor: Tensor) -> None:
+        self.number: int | None = None
+        self._unread = _total(tensor)
+
+    @staticmethod
+    def read(digests: Iterable[Digest]) -> None:
+        """Have all numbers on the host, which waits once for each device."""
+        by_device: dict[torch.device, list[tuple[Digest, Tensor]]] = {}
+        for digest in digests:
+            if digest._unread is not None:
+                by_device.setdefault(digest._unread.device, []).append((digest, digest._unread))
+        for found in by_device.values():
+            numbers = torch.stack([total for _, total in found]).tolist()
+            for (digest, _), number in zip(found, numbers, strict=True):
+                digest.number, digest._unread = number, None
+
+
+def digests(tensors: Sequence[Tensor]) -> list[int | None]:
+    """The numbers of tensors' digests, read at once."""
+    made = [Digest(tensor) for tensor in tensors]
+    Digest.read(made)
+    return [digest.number for digest in made]
 
 
 def version(tensor: Tensor) -> int:
@@ -35,6 +49,7 @@ def version(tensor: Tensor) -> int:
     return 0 if tensor.is_inference() else tensor._version
 
 
+@torch.no_grad()
 def _total(tensor: Tensor) -> Tensor | None:
     if is_lazy(tensor) or tensor.layout is not torch.strided or tensor.is_quantized:
         return None

@@ -10,21 +10,20 @@ else changes that, so what it is at a save says enough.
 from __future__ import annotations
 
 import logging
-from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from functools import cache, partial
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
 from hookexp import dist
-from hookexp.checkpoint.digest import digests
-from hookexp.checkpoint.task_parts import is_learned, parts_of
-from hookexp.data.tracking import GENERATORS
+from hookexp.checkpoint.digest import Digest
+from hookexp.checkpoint.task_parts import parts_of
+from hookexp.checkpoint.trace import Trace, can_be_held, trace
 from hookexp.device import map_tensors
 from hookexp.task import Task
 
@@ -32,13 +31,21 @@ logger = logging.getLogger("hookexp")
 
 _Step = Callable[[nn.Module, Any], dict[str, Any]]
 _Optimizers = Iterable[tuple[str, Optimizer]]
+_Traces = Mapping[str, Mapping[str, Trace | None]]
+"""By the path of an owner and the name of an attribute."""
 _LOOKS = 8
-_ATOMS = (type(None), bool, int, float, complex, str, bytes)
-_KEYS = (bool, int, float, str)
-_CONTAINERS = (dict, list, tuple, set, frozenset, deque)
-_LONG = 4096
-"""Items from which on only the length of a list or dict is looked at: a vocabulary, a buffer."""
 _OF_EVERY_MODULE = frozenset(vars(nn.Module()))
+
+
+@dataclass
+class _Look:
+    """What of two moments is not the same."""
+
+    is_first: bool
+    changed: dict[str, set[str]] = field(default_factory=dict)
+    """Names by the path of their owner."""
+    unsure: list[tuple[str, str, Digest, Digest]] = field(default_factory=list)
+    """Path, name, and the digests of a tensor then and now."""
 
 
 class OwnValues:
@@ -60,6 +67,8 @@ class OwnValues:
         self._mixed: set[str] = set()
         """Owners that keep something which cannot be held."""
         self._num_looks = 0
+        self._looks: list[_Look] = []
+        """Those that are still to be made something of, when the host may wait: at a save."""
 
     def watched(self, train_step: _Step) -> _Step:
         """A train_step that is looked at in its first calls."""
@@ -78,11 +87,12 @@ class OwnValues:
     def state_dict(self) -> dict[str, Any]:
         """By owner and attribute, each with whether its tensors are where the model is."""
         self._compare(self._began, self._look_at(self._optimizers.items()))
+        self._read_looks()
         device, owners = self._device(), self._owners()
         held: dict[str, Any] = {}
         for path, names in self._changing.items():
             values = {n: v for n, v in _attributes(owners.get(path)).items() if n in names}
-            can_be = {n: v for n, v in sorted(values.items()) if _can_be_held(v)}
+            can_be = {n: v for n, v in sorted(values.items()) if can_be_held(v)}
             if path not in self._mixed:
                 held[path] = {n: [v, _is_on(device, v)] for n, v in can_be.items()}
         # Ranks tell each other what they hold in plain bytes.
@@ -104,32 +114,46 @@ class OwnValues:
         parameter = next(self._model.parameters(), None)
         return torch.device("cpu") if parameter is None else parameter.device
 
-    def _look_at(self, owners: Iterable[tuple[str, Any]]) -> dict[str, dict[str, Any]]:
+    def _look_at(self, owners: Iterable[tuple[str, Any]]) -> _Traces:
         return {
             path: {
-                name: _trace(value)
+                name: trace(value)
                 for name, value in _attributes(owner).items()
                 if all(value is not one for one in self._optimizers.values())
             }
             for path, owner in owners
         }
 
-    def _compare(
-        self, before: Mapping[str, Mapping[str, Any]], after: Mapping[str, Mapping[str, Any]]
-    ) -> None:
-        owners = self._owners()
+    def _compare(self, before: _Traces, after: _Traces) -> None:
+        look = _Look(is_first=self._num_looks == 0)
         for path, traces in after.items():
             were = before.get(path, {})
-            changed = {
-                name
-                for name, trace in traces.items()
-                if trace is not None and (name not in were or were[name] != trace)
-            }
-            lost = [n for n in sorted(changed) if not _can_be_held(_attributes(owners[path])[n])]
-            if lost and self._num_looks > 0:
-                self._give_up(path, lost[0], _attributes(owners[path])[lost[0]])
-            elif changed and not lost:  # A first step makes caches, as does the first of a resume.
-                self._changing.setdefault(path, set()).update(changed)
+            for name, now in traces.items():
+                was = were.get(name)
+                if now is None:
+                    continue
+                if was is None or was.form != now.form:
+                    look.changed.setdefault(path, set()).add(name)
+                else:
+                    pairs = zip(was.digests, now.digests, strict=True)
+                    look.unsure += [(path, name, *pair) for pair in pairs]
+        self._looks.append(look)
+
+    def _read_looks(self) -> None:
+        looks, self._looks = self._looks, []
+        Digest.read(d for look in looks for _, _, *pair in look.unsure for d in pair)
+        owners = self._owners()
+        for look in looks:
+            for path, name, was, now in look.unsure:
+                if was.number != now.number:
+                    look.changed.setdefault(path, set()).add(name)
+            for path, changed in look.changed.items():
+                values = _attributes(owners.get(path))
+                lost = [n for n in sorted(changed) if n in values and not can_be_held(values[n])]
+                if lost and not look.is_first:
+                    self._give_up(path, lost[0], values[lost[0]])
+                elif not lost:  # A first step makes caches, as does the first of a resume.
+                    self._changing.setdefault(path, set()).update(changed)
 
     def _give_up(self, path: str, name: str, value: Any) -> None:
         if path not in self._mixed and dist.rank() == 0:
@@ -171,61 +195,6 @@ def _attributes(owner: Any) -> dict[str, Any]:
 @cache
 def _of_every_optimizer() -> frozenset[str]:
     return frozenset(vars(Optimizer([torch.zeros(1)], {})))
-
-
-def _trace(value: Any) -> Any:
-    """What is equal at two times if the value was the same; None for what is held elsewhere.
-
-    That is a part of the task, a generator, what belongs to one step since it has a graph, and what
-    holds some of these.
-    """
-    if isinstance(value, Tensor):
-        is_elsewhere = is_learned(value) or value.grad_fn is not None
-        return None if is_elsewhere else (value.shape, value.dtype, digests([value]))
-    if isinstance(value, (nn.Module, *GENERATORS)):
-        return None
-    if isinstance(value, _ATOMS):
-        return type(value), repr(value)
-    if isinstance(value, _CONTAINERS) and len(value) > _LONG:
-        return _Itself(value), len(value)
-    if isinstance(value, _CONTAINERS):
-        traces = [_trace(v) for v in (value.values() if isinstance(value, dict) else value)]
-        is_elsewhere = any(trace is None for trace in traces)
-        keys = [*value] if isinstance(value, dict) else []
-        return None if is_elsewhere else (type(value), keys, traces)
-    if isinstance(value, (np.ndarray, np.generic)):
-        return value.shape, value.tobytes()
-    state = _trace(value.state_dict()) if isinstance(value, Optimizer) else None
-    return _Itself(value), state
-
-
-class _Itself:
-    """Equal to itself, and to what says that it is equal: a device, a path, a member of an enum."""
-
-    def __init__(self, value: Any) -> None:
-        self._value = value
-
-    def __eq__(self, other: object) -> bool:
-        if not isinstance(other, _Itself):
-            return False
-        if other._value is self._value:
-            return True
-        try:
-            return type(other._value) is type(self._value) and bool(other._value == self._value)
-        except Exception:  # An array of a library that has no single answer.
-            return False
-
-    __hash__ = None  # type: ignore[assignment]
-
-
-def _can_be_held(value: Any) -> bool:
-    if type(value) is dict:
-        return all(type(key) in _KEYS for key in value) and all(map(_can_be_held, value.values()))
-    if type(value) in (list, tuple):
-        return all(map(_can_be_held, value))
-    if type(value) is Tensor:
-        return value.layout is torch.strided and _trace(value) is not None
-    return type(value) in _ATOMS and not isinstance(value, complex)
 
 
 def _is_being_captured() -> bool:

@@ -211,9 +211,29 @@ def test_an_optimizer_that_the_run_does_not_have_is_told(make_runner, caplog, tu
     task = TemperedTask()
     task.tunes = tunes
     with caplog.at_level("WARNING"):
-        make_runner({}, task=task, max_epochs=1, with_optimizer=False).run("train")
+        hooks = {"checkpoint": CheckpointHook()}
+        make_runner(hooks, task=task, max_epochs=1, with_optimizer=False).run("train")
     told = [message for message in caplog.messages if "is in no checkpoint" in message]
     assert len(told) == tunes and all(m.startswith("task.optimizer (Adam)") for m in told)
+
+
+def test_a_look_makes_the_host_wait_for_no_device(monkeypatch):
+    task, model = TinyTask(), TinyModel()
+    task.bank = torch.zeros(3)
+    beside = Beside(model, task)
+
+    def step(model, batch):
+        task.bank[0] += 1
+        return {}
+
+    def wait(tensor):
+        raise AssertionError("the host waits")
+
+    with monkeypatch.context() as patch:
+        for name in ("tolist", "item", "cpu", "numpy", "__int__", "__float__", "__bool__"):
+            patch.setattr(torch.Tensor, name, wait)
+        beside.watched(step)(model, None)
+    assert list(beside.state_dict()["values"][0]["task"]) == ["bank"]
 
 
 def test_a_tensor_that_others_have_too_stays_theirs():
