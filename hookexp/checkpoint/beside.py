@@ -104,18 +104,17 @@ class Beside:
 
     def _tensors(self) -> Iterator[tuple[str, Tensor]]:
         """By name; none that belongs to the model's own state."""
-        persistent = self._model.state_dict(keep_vars=True)
-        for name, buffer in self._model.named_buffers():
-            if name not in persistent:
-                yield f"model.{name}", buffer
-        if hasattr(self._task, "state_dict"):
+        if buffers := dict(self._model.named_buffers()):
+            persistent = self._model.state_dict(keep_vars=True)
+            yield from ((f"model.{n}", b) for n, b in buffers.items() if n not in persistent)
+        parts = [] if hasattr(self._task, "state_dict") else [*parts_of(self._task)]
+        tensors = [(path, *named) for path, part in parts for named in _tensors_in(part)]
+        if not tensors:
             return
-        of_the_model = {id(tensor) for tensor in self._model.parameters()}
-        of_the_model |= {id(tensor) for tensor in self._model.buffers()}
-        for path, part in parts_of(self._task):
-            for name, tensor in _tensors_in(part):
-                if id(tensor) not in of_the_model:
-                    yield f"{path}.{name}".rstrip("."), tensor
+        of_the_model = {id(t) for t in (*self._model.parameters(), *buffers.values())}
+        for path, name, tensor in tensors:
+            if id(tensor) not in of_the_model:
+                yield f"{path}.{name}".rstrip("."), tensor
 
 
 def _tensors_in(part: nn.Module | Tensor) -> list[tuple[str, Tensor]]:

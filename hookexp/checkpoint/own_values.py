@@ -88,8 +88,8 @@ class OwnValues:
         """By owner and attribute, each with whether its tensors are where the model is."""
         self._compare(self._began, self._look_at(self._optimizers.items()))
         self._read_looks()
-        device, owners = self._device(), self._owners()
         held: dict[str, Any] = {}
+        device, owners = self._device(), self._owners() if self._changing else {}
         for path, names in self._changing.items():
             values = {n: v for n, v in _attributes(owners.get(path)).items() if n in names}
             can_be = {n: v for n, v in sorted(values.items()) if can_be_held(v)}
@@ -142,11 +142,12 @@ class OwnValues:
     def _read_looks(self) -> None:
         looks, self._looks = self._looks, []
         Digest.read(d for look in looks for _, _, *pair in look.unsure for d in pair)
-        owners = self._owners()
         for look in looks:
             for path, name, was, now in look.unsure:
                 if was.number != now.number:
                     look.changed.setdefault(path, set()).add(name)
+        owners = self._owners() if any(look.changed for look in looks) else {}
+        for look in looks:
             for path, changed in look.changed.items():
                 values = _attributes(owners.get(path))
                 lost = [n for n in sorted(changed) if n in values and not can_be_held(values[n])]
