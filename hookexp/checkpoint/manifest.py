@@ -11,6 +11,7 @@
     scaler       the loss scale of fp16 is left out
     sampler      the position counts batches of another size or order: not the same samples
     rng          generators of other ranks or devices: the run goes on with other random numbers
+    beside       what task and model keep beside the weights begins anew, such as a hidden state
 
 The weights always have to fit; `load_from=PATH` takes what it can from another run.
 """
@@ -32,7 +33,7 @@ from hookexp.errors import ConfigError
 if TYPE_CHECKING:
     from hookexp.runner import Runner
 
-_SINGLE = ("optimizer", "scaler", "sampler", "rng")
+_SINGLE = ("optimizer", "scaler", "sampler", "rng", "beside")
 _GROUPS = ("hooks.", "param_scheduler.")
 _LABELS = {
     "seed": "seed",
@@ -91,7 +92,7 @@ def draws_seed(runner: Runner) -> bool:
 
 
 def check_resumable(
-    runner: Runner, checkpoint: Mapping[str, Any], path: Path, ignored: Collection[str]
+    runner: Runner, checkpoint: dict[str, Any], path: Path, ignored: Collection[str]
 ) -> None:
     """Compare a checkpoint with the run that is to continue it, and take out what is ignored.
 
@@ -125,8 +126,10 @@ def check_resumable(
         runner.logger.warning("resume: %s: %s%s", finding.name, finding.what, how)
 
 
-def _leave_out(runner: Runner, checkpoint: Mapping[str, Any], ignored: Collection[str]) -> None:
-    """Drop the ignored states of hooks and schedulers."""
+def _leave_out(runner: Runner, checkpoint: dict[str, Any], ignored: Collection[str]) -> None:
+    """Drop the ignored states of hooks and schedulers, and what is beside the model."""
+    if "beside" in ignored and checkpoint.pop("beside", None) is not None:
+        runner.logger.warning("resume: beside: what it holds is left out (resume_ignore)")
     for prefix, section in (("hooks.", "hooks"), ("param_scheduler.", "param_schedulers")):
         for path in ignored:
             name = path.removeprefix(prefix)

@@ -217,6 +217,26 @@ def test_an_optimizer_that_the_run_does_not_have_is_told(make_runner, caplog, tu
     assert len(told) == tunes and all(m.startswith("task.optimizer (Adam)") for m in told)
 
 
+def test_it_can_be_left_out(make_runner, tmp_path, caplog):
+    class Counting(TinyTask):
+        steps = 0
+
+        def train_step(self, model, batch):
+            self.steps += 1
+            return super().train_step(model, batch)
+
+    def run(epochs, **more):
+        task = Counting()
+        hooks = {"checkpoint": CheckpointHook()}
+        make_runner(hooks, task=task, work_dir=tmp_path, max_epochs=epochs, **more).run("train")
+        return task.steps
+
+    assert run(1) == 3
+    assert run(2, resume="auto") == 6
+    assert run(3, resume="auto", resume_ignore=("beside",)) == 3
+    assert "resume: beside: what it holds is left out (resume_ignore)" in caplog.messages
+
+
 def test_a_look_makes_the_host_wait_for_no_device(monkeypatch):
     task, model = TinyTask(), TinyModel()
     task.bank = torch.zeros(3)
