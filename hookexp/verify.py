@@ -68,8 +68,7 @@ def verify_resume(cfg: DictConfig, work_dir: Path) -> None:
         logger.info(
             "verified: a run resumed after %d of %d iterations is the run that was not stopped, "
             "bit for bit (weights, optimizer, hooks, generators, log)",
-            iters,
-            2 * iters,
+            *(iters, whole["loop"]["iter"]),
         )
         return
     again = _train(cfg, work_dir / "again", iters, resume=None)
@@ -132,10 +131,10 @@ def _train(cfg: DictConfig, folder: Path, iters: int, resume: Path | None) -> di
     cfg.mode, cfg.load_from, cfg.resume = "train", None, None if resume is None else str(resume)
     cfg.sinks = {"jsonl": {"_target_": "hookexp.sinks.jsonl.JsonlSink"}}
     runner = build_runner(cfg, folder)
-    if runner.max_iters is not None and runner.max_iters < 2 * iters:
+    if runner.max_iters is not None and runner.max_iters <= iters:
         raise ConfigError(
-            f"mode=verify_resume: needs a run of {2 * iters} iterations, half of them before the "
-            f"resume, and this one has {runner.max_iters}; make it longer, or set "
+            f"mode=verify_resume: resumes after {iters} iterations, and this run has "
+            f"{runner.max_iters}; make it longer, or set "
             f"trainer.verify_iters={max(runner.max_iters // 2, 1)}"
         )
     runner.hooks.register(_SaveAndStop(iters), "verify_resume")

@@ -103,8 +103,14 @@ def test_a_run_with_sparse_gradients_in_an_open_window_is_verified(tmp_path, cap
 
 
 def test_a_run_that_is_too_short_says_what_to_set(tmp_path):
-    with pytest.raises(ConfigError, match=r"needs a run of 8 iterations.*has 5; .*verify_iters=2$"):
-        verify(tmp_path, "trainer.max_iters=5")
+    with pytest.raises(ConfigError, match=r"resumes after 4 .* this run has 4; .*verify_iters=2$"):
+        verify(tmp_path, "trainer.max_iters=4")
+
+
+def test_how_much_was_compared_is_said(tmp_path, caplog):
+    with caplog.at_level("INFO"):
+        verify(tmp_path, "trainer.max_iters=6")
+    assert "a run resumed after 4 of 6 iterations" in caplog.text
 
 
 class Signal(Hook):
