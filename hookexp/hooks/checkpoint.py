@@ -7,6 +7,7 @@ python -m hookexp hooks=-checkpoint             # none at all
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -22,14 +23,18 @@ from hookexp.runner import Runner
 from hookexp.state import SaveRequest
 from hookexp.stop_together import Together
 
+_MOST_PASSES = 100
+"""Over the data in a run by iterations, after each of which a checkpoint is due."""
+
 
 class CheckpointHook(Hook):
     """Asks for checkpoints; the loop writes them at its next safe point.
 
     Args:
         interval: epochs (or iterations) between two checkpoints; -1 for never.
-        by_epoch: whether `interval` and `save_begin` count epochs (in a run by iterations passes
-            over the data), else iterations.
+        by_epoch: whether `interval` and `save_begin` count epochs, else iterations. In a run by
+            iterations passes over the data count; of more than 100 several count as one, since
+            little data would give a checkpoint every few moments.
         save_optimizer, save_param_scheduler: without them a run cannot be resumed.
         out_dir: put them into `out_dir/<name of the run's folder>` instead of the run's folder.
         max_keep_ckpts: how many are kept (the best ones aside); -1 for all.
@@ -166,7 +171,9 @@ class CheckpointHook(Hook):
         """A run by iterations is one epoch; what counts there are passes over the data."""
         batches = runner.num_batches_per_epoch
         if batches is not None:
-            self._iters = self.interval * batches, self.save_begin * batches
+            assert runner.max_iters is not None, "a run by iterations has a budget"
+            at_once = max(math.ceil(runner.max_iters / (_MOST_PASSES * batches)), 1)
+            self._iters = self.interval * at_once * batches, self.save_begin * batches
             runner.hooks.ask_again(self)
         elif self.interval > 0 and self.every_n_minutes is None:
             runner.logger.warning(

@@ -225,6 +225,19 @@ def test_in_a_run_by_iterations_passes_over_the_data_count(make_runner, argument
     assert files(runner.work_dir) == names("iter", kept)
 
 
+@pytest.mark.parametrize(("max_iters", "every"), [(300, 3), (301, 6), (900, 9), (2000, 21)])
+def test_where_there_are_many_passes_several_count_as_one(make_runner, max_iters, every):
+    saved = []
+
+    class Note(Hook):
+        def before_save_checkpoint(self, runner, checkpoint):
+            saved.append(runner.iter)
+
+    hooks = {"checkpoint": CheckpointHook(max_keep_ckpts=1, save_last=False), "note": Note()}
+    make_runner(hooks, val_size=0, max_iters=max_iters).run("train")
+    assert saved == [*range(every, max_iters + 1, every)]
+
+
 @pytest.mark.parametrize(
     ("arguments", "is_told"),
     [({}, True), ({"by_epoch": False}, False), ({"every_n_minutes": 9}, False)],
