@@ -53,7 +53,10 @@ def version(tensor: Tensor) -> int:
 def _total(tensor: Tensor) -> Tensor | None:
     if is_lazy(tensor) or tensor.layout is not torch.strided or tensor.is_quantized:
         return None
-    flat = (torch.view_as_real(tensor) if tensor.is_complex() else tensor).detach().reshape(-1)
+    if tensor.is_meta or tensor.is_nested:
+        return None
+    tensor = tensor.detach().resolve_conj().resolve_neg()
+    flat = (torch.view_as_real(tensor) if tensor.is_complex() else tensor).reshape(-1)
     bits = flat.view(_INTEGERS[flat.element_size()])
     weights = _weights(bits.device)
     total = torch.zeros((), dtype=torch.int64, device=bits.device)

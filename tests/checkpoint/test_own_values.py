@@ -272,3 +272,35 @@ def test_a_tensor_that_others_have_too_stays_theirs():
     task, model, beside = parts()
     beside.load_state_dict(saved)
     assert task.bank[0] == 1 and task.bank is model.inner.bank
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: torch.randn(3, dtype=torch.complex64).conj(),
+        lambda: torch.randn(3, dtype=torch.complex64).conj().imag,
+        lambda: torch.zeros(3, device="meta"),
+    ],
+)
+def test_a_tensor_that_is_no_plain_memory_stops_no_run(make_runner, make):
+    """One that is read through a conjugation, or has no memory at all."""
+
+    class Task(TinyTask):
+        def setup(self, runner):
+            self.kept = make()
+
+    assert values_after(make_runner, Task(), TinyModel()) == {}
+
+
+def test_a_tensor_that_is_read_through_a_conjugation_is_looked_at(make_runner):
+    class Task(TinyTask):
+        def setup(self, runner):
+            self.kept = torch.ones(3, dtype=torch.complex64).mul(1j).conj()
+
+        def train_step(self, model, batch):
+            self.kept += 1
+            return super().train_step(model, batch)
+
+    task = Task()
+    held = values_after(make_runner, task, TinyModel())
+    assert held["task"]["kept"][0] is task.kept
