@@ -21,12 +21,17 @@ def is_learned(value: Any) -> bool:
     return isinstance(value, Tensor) and value.requires_grad and value.is_leaf
 
 
-def _parts(value: Any, path: str) -> Iterator[tuple[str, nn.Module | Tensor]]:
+def _parts(
+    value: Any, path: str, inside: tuple[int, ...] = ()
+) -> Iterator[tuple[str, nn.Module | Tensor]]:
+    if id(value) in inside:
+        return  # It leads back to itself.
+    inside = (*inside, id(value))
     if isinstance(value, nn.Module) or is_learned(value):
         yield path, value
     elif isinstance(value, dict):
         for key, item in value.items():
-            yield from _parts(item, f"{path}.{key}")
+            yield from _parts(item, f"{path}.{key}", inside)
     elif isinstance(value, (list, tuple)):
         for index, item in enumerate(value):
-            yield from _parts(item, f"{path}.{index}")
+            yield from _parts(item, f"{path}.{index}", inside)

@@ -38,22 +38,25 @@ def trace(value: Any) -> Trace | None:
     holds some of these.
     """
     found = Trace()
-    found.form = _form(value, found.digests)
+    found.form = _form(value, found.digests, {})
     return None if found.form is None else found
 
 
-def can_be_held(value: Any) -> bool:
-    """Whether it is of tensors and plain types."""
-    if type(value) is dict:
-        return all(type(key) in _KEYS for key in value) and all(map(can_be_held, value.values()))
-    if type(value) in (list, tuple):
-        return all(map(can_be_held, value))
+def can_be_held(value: Any, inside: tuple[int, ...] = ()) -> bool:
+    """Whether it is of tensors and plain types, and does not lead back to one it is `inside` of."""
+    if type(value) in (dict, list, tuple):
+        if id(value) in inside:
+            return False
+        items = [*value.values()] if type(value) is dict else value
+        keys_can_be = type(value) is not dict or all(type(key) in _KEYS for key in value)
+        return keys_can_be and all(can_be_held(item, (*inside, id(value))) for item in items)
     if type(value) is Tensor:
         return value.layout is torch.strided and not _is_elsewhere(value)
     return type(value) in _ATOMS and not isinstance(value, complex)
 
 
-def _form(value: Any, digests: list[Digest]) -> Any:
+def _form(value: Any, digests: list[Digest], seen: dict[int, tuple[int, Any]]) -> Any:
+    """Of a value; what was `seen` in it already is told by its number."""
     if isinstance(value, Tensor):
         if _is_elsewhere(value):
             return None
@@ -62,22 +65,29 @@ def _form(value: Any, digests: list[Digest]) -> Any:
     if isinstance(value, (nn.Module, *GENERATORS)):
         return None
     if isinstance(value, _ATOMS):
-        return type(value), repr(value)
+        return type(value), value if isinstance(value, int) else repr(value)
     if isinstance(value, _CONTAINERS) and len(value) > _LONG:
         return _Itself(value), len(value)
     if isinstance(value, _CONTAINERS):
+        if id(value) in seen:
+            return _Again, seen[id(value)][0]
+        seen[id(value)] = len(seen), value  # Kept, so that no other gets its id.
         items = value.values() if isinstance(value, dict) else value
-        forms = [_form(item, digests) for item in items]
+        forms = [_form(item, digests, seen) for item in items]
         keys = [*value] if isinstance(value, dict) else []
         return None if any(form is None for form in forms) else (type(value), keys, forms)
     if isinstance(value, (np.ndarray, np.generic)):
         return value.shape, value.tobytes()
-    state = _form(value.state_dict(), digests) if isinstance(value, Optimizer) else None
+    state = _form(value.state_dict(), digests, seen) if isinstance(value, Optimizer) else None
     return _Itself(value), state
 
 
 def _is_elsewhere(tensor: Tensor) -> bool:
     return is_learned(tensor) or tensor.grad_fn is not None
+
+
+class _Again:
+    """Says that a value has been seen already."""
 
 
 class _Itself:

@@ -304,3 +304,39 @@ def test_a_tensor_that_is_read_through_a_conjugation_is_looked_at(make_runner):
     task = Task()
     held = values_after(make_runner, task, TinyModel())
     assert held["task"]["kept"][0] is task.kept
+
+
+@pytest.mark.parametrize("where", ["task", "model"])
+def test_what_leads_back_to_itself_stops_no_run(make_runner, caplog, where):
+    """A tree whose leaves know their parents, of which a step changes something."""
+    tree = {"name": "root", "children": [], "visits": 0}
+    tree["children"].append({"name": "leaf", "parent": tree, "weights": [torch.zeros(1)]})
+
+    class Task(TinyTask):
+        def train_step(self, model, batch):
+            tree["visits"] += 1
+            return super().train_step(model, batch)
+
+    task, model = Task(), TinyModel()
+    {"task": task, "model": model}[where].tree = tree
+    with caplog.at_level("WARNING"):
+        assert values_after(make_runner, task, model) == {}
+    told = [message for message in caplog.messages if "is in no checkpoint" in message]
+    assert len(told) == 1 and told[0].startswith(f"{where}.tree (dict)")
+
+
+def test_a_number_of_any_length_stops_no_run(make_runner):
+    """Python writes none of more than 4300 digits."""
+
+    class Task(TinyTask):
+        def __init__(self):
+            super().__init__()
+            self.visited = 1 << 20000
+
+        def train_step(self, model, batch):
+            self.visited |= self.visited >> 1
+            return super().train_step(model, batch)
+
+    task = Task()
+    held = values_after(make_runner, task, TinyModel())
+    assert held == {"task": {"visited": [task.visited, False]}}
