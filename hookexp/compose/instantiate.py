@@ -19,6 +19,7 @@ from hydra.errors import InstantiationException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from hookexp import numeric
 from hookexp.compose.conf_dir import IS_HYDRA_1_3
 from hookexp.compose.imports import is_a_module, not_importable
 from hookexp.compose.wording import listed, nearest, on_one_line, said
@@ -179,8 +180,13 @@ def _with_path(text: str, path: str, name: str, given: Mapping[str, Any]) -> str
 
 
 def _where(cause: BaseException, target: str) -> str:
-    """The line that raised, unless it is in the module of the target and so near the reader."""
-    frames = traceback.extract_tb(cause.__traceback__)
+    """The line that raised, unless it is in the module of the target and so near the reader.
+
+    A check of `numeric` counts as the line that calls it.
+    """
+    frames = [
+        f for f in traceback.extract_tb(cause.__traceback__) if f.filename != numeric.__file__
+    ]
     if not frames:
         return ""
     last = frames[-1]

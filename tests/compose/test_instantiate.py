@@ -13,6 +13,8 @@ from hookexp.compose.instantiate import instantiate
 from hookexp.errors import ConfigError
 
 PARTS = """
+from hookexp.numeric import require_whole
+
 class Box:
     def __init__(self, size, lid=None, items=()):
         if size == 0:
@@ -21,6 +23,10 @@ class Box:
             {}["deep"]
         self.size, self.lid, self.items = size, lid, items
         self.volume = size * 2 if size != "wide" else size - 1
+
+class Counted:
+    def __init__(self, size):
+        require_whole("size", size)
 
 def later(first, scale=1):
     if scale < 0:
@@ -113,6 +119,25 @@ def test_a_partial_is_checked_when_made_and_when_called() -> None:
     refuses = make(target="box_parts.later", _partial_=True, scale=-1)
     with pytest.raises(ConfigError, match=r"hooks.box \(later\): scale below 0"):
         refuses(2)
+
+
+@pytest.mark.parametrize(
+    ("target", "node", "message"),
+    [
+        (
+            "hookexp.hooks.logger.LoggerHook",
+            {"interval": 0},
+            "hooks.box.interval=0: use a whole number of iterations, 1 or more",
+        ),
+        ("box_parts.Counted", {"size": 0}, "hooks.box.size=0: use a whole number, 1 or more"),
+    ],
+)
+def test_a_check_of_numbers_says_no_line_of_its_own(
+    target: str, node: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ConfigError) as refused:
+        make(target=target, **node)
+    assert str(refused.value) == message
 
 
 def test_the_config_is_not_changed() -> None:
