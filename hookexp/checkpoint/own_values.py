@@ -115,11 +115,12 @@ class OwnValues:
         return torch.device("cpu") if parameter is None else parameter.device
 
     def _look_at(self, owners: Iterable[tuple[str, Any]]) -> _Traces:
+        elsewhere = [*self._optimizers.values()]
         return {
             path: {
-                name: trace(value)
+                name: trace(value, elsewhere)
                 for name, value in _attributes(owner).items()
-                if all(value is not one for one in self._optimizers.values())
+                if all(value is not one for one in elsewhere)
             }
             for path, owner in owners
         }

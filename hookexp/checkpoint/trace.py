@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -31,14 +32,18 @@ class Trace:
     digests: list[Digest] = field(default_factory=list)
 
 
-def trace(value: Any) -> Trace | None:
+def trace(value: Any, elsewhere: Sequence[Any] = ()) -> Trace | None:
     """Of a value; None for what is held elsewhere. The host waits for no device.
 
     That is a part of the task, a generator, what belongs to one step since it has a graph, and what
     holds some of these.
+
+    Args:
+        elsewhere: what counts as the same inside of a value, whatever of it changes.
     """
     found = Trace()
-    found.form = _form(value, found.digests, {})
+    seen = {id(one): (number, one) for number, one in enumerate(elsewhere)}
+    found.form = _form(value, found.digests, seen)
     return None if found.form is None else found
 
 
@@ -68,9 +73,9 @@ def _form(value: Any, digests: list[Digest], seen: dict[int, tuple[int, Any]]) -
         return type(value), value if isinstance(value, int) else repr(value)
     if isinstance(value, _CONTAINERS) and len(value) > _LONG:
         return _Itself(value), len(value)
+    if id(value) in seen:
+        return _Again, seen[id(value)][0]
     if isinstance(value, _CONTAINERS):
-        if id(value) in seen:
-            return _Again, seen[id(value)][0]
         seen[id(value)] = len(seen), value  # Kept, so that no other gets its id.
         items = value.values() if isinstance(value, dict) else value
         forms = [_form(item, digests, seen) for item in items]

@@ -217,6 +217,33 @@ def test_an_optimizer_that_the_run_does_not_have_is_told(make_runner, caplog, tu
     assert len(told) == tunes and all(m.startswith("task.optimizer (Adam)") for m in told)
 
 
+@pytest.mark.parametrize("kind", [dict, list])
+def test_optimizers_of_the_run_hide_nothing_where_they_are_in_a_dict_or_list(
+    make_runner, caplog, kind
+):
+    class Task(TinyTask):
+        trains = True
+
+        def setup(self, runner):
+            optimizers = runner.optim_wrapper.optimizers
+            self.optimizers = optimizers if kind is dict else [*optimizers.values()]
+            self.runner, self.steps = runner, 0
+
+        def train_step(self, model, batch):
+            self.steps += 1
+            loss = super().train_step(model, batch)["loss"]
+            loss.backward()
+            self.runner.optimizer_step()
+            return {"loss": loss.detach()}
+
+    runner = make_runner({}, task=Task(), max_epochs=1, with_optimizer=False)
+    runner.optimizer.param_groups[0]["momentum"] = 0.9
+    with caplog.at_level("WARNING"):
+        runner.run("train")
+        assert runner.beside.state_dict()["values"] == [{"task": {"steps": [3, False]}}]
+    assert "no checkpoint" not in caplog.text
+
+
 def test_it_can_be_left_out(make_runner, tmp_path, caplog):
     class Counting(TinyTask):
         steps = 0
