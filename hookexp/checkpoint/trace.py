@@ -17,6 +17,7 @@ from hookexp.checkpoint.task_parts import is_learned
 from hookexp.data.tracking import GENERATORS
 
 _ATOMS = (type(None), bool, int, float, complex, str, bytes)
+_CAN_BE_HELD = (type(None), bool, int, float, str, bytes, torch.Size, torch.dtype)
 _KEYS = (bool, int, float, str)
 _CONTAINERS = (dict, list, tuple, set, frozenset, deque)
 _LONG = 4096
@@ -57,7 +58,7 @@ def can_be_held(value: Any, inside: tuple[int, ...] = ()) -> bool:
         return keys_can_be and all(can_be_held(item, (*inside, id(value))) for item in items)
     if type(value) is Tensor:
         return value.layout is torch.strided and not _is_elsewhere(value)
-    return type(value) in _ATOMS and not isinstance(value, complex)
+    return type(value) in _CAN_BE_HELD
 
 
 def _form(value: Any, digests: list[Digest], seen: dict[int, tuple[int, Any]]) -> Any:

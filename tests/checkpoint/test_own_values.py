@@ -367,3 +367,26 @@ def test_a_number_of_any_length_stops_no_run(make_runner):
     task = Task()
     held = values_after(make_runner, task, TinyModel())
     assert held == {"task": {"visited": [task.visited, False]}}
+
+
+def test_shapes_and_dtypes_are_held(make_runner, tmp_path, caplog):
+    class Task(TinyTask):
+        def __init__(self):
+            super().__init__()
+            self.seen, self.shape, self.dtypes = 0, None, ()
+
+        def train_step(self, model, batch):
+            self.seen += len(batch[0])
+            self.shape, self.dtypes = torch.Size([self.seen, 1]), (torch.float32,) * self.seen
+            return super().train_step(model, batch)
+
+    def run(epochs, **more):
+        task = Task()
+        hooks = {"checkpoint": CheckpointHook()}
+        make_runner(hooks, task=task, work_dir=tmp_path, max_epochs=epochs, **more).run("train")
+        return task
+
+    run(1)
+    task = run(1, resume="auto")
+    assert (task.seen, task.shape, task.dtypes) == (24, torch.Size([24, 1]), (torch.float32,) * 24)
+    assert "no checkpoint" not in caplog.text
