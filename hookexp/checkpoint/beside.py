@@ -83,6 +83,14 @@ class Beside:
         values = state.get("values", ())  # Older checkpoints have none.
         if len(values) == dist.world_size():
             self._values.load_state_dict(values[dist.rank()])
+        elif any(values):
+            if dist.rank() == 0:
+                logger.warning(
+                    "resume: what task and model keep beside the weights is of %d processes and "
+                    "this run has %d, so it is that of rank 0",
+                    *(len(values), dist.world_size()),
+                )
+            self._values.load_state_dict(values[0])
         if state["task"] is None or not hasattr(self._task, "load_state_dict"):
             return
         try:

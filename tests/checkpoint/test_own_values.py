@@ -390,3 +390,24 @@ def test_shapes_and_dtypes_are_held(make_runner, tmp_path, caplog):
     task = run(1, resume="auto")
     assert (task.seen, task.shape, task.dtypes) == (24, torch.Size([24, 1]), (torch.float32,) * 24)
     assert "no checkpoint" not in caplog.text
+
+
+def test_fewer_ranks_go_on_with_what_the_first_one_had(caplog):
+    class Counting(TinyTask):
+        steps = 0
+
+    task = Counting()
+    values = [{"task": {"steps": [n, False]}} for n in (7, 9)]
+    Beside(TinyModel(), task).load_state_dict({"tensors": {}, "values": values, "task": None})
+    assert task.steps == 7
+    assert caplog.messages == [
+        "resume: what task and model keep beside the weights is of 2 processes and this run has 1, "
+        "so it is that of rank 0"
+    ]
+
+
+def test_other_ranks_are_not_told_where_there_is_nothing(caplog):
+    Beside(TinyModel(), TinyTask()).load_state_dict(
+        {"tensors": {}, "values": [{}, {}], "task": None}
+    )
+    assert caplog.messages == []
