@@ -3,8 +3,10 @@
 A recurrent model may keep its hidden state from batch to batch, a task a counter, a running mean or
 a memory bank. Which attributes those are shows when they change: the first steps of a process are
 looked at, before and after. What an evaluation alone changes, such as a list of predictions, and
-what hooks set is no part of it. An optimizer of one's own may count its steps in itself; nobody
-else changes that, so what it is at a save says enough.
+what hooks set is no part of it. A tensor with a graph is taken for an output, which the next step
+makes anew: a hidden state has to be detached when it is kept, not when it is used. An optimizer of
+one's own may count its steps in itself; nobody else changes that, so what it is at a save says
+enough.
 """
 
 from __future__ import annotations
