@@ -18,6 +18,8 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
+from hookexp.numeric import stands_for_one
+
 Scalar = float | int | Tensor
 
 
@@ -91,7 +93,9 @@ class MessageHub:
                 )
             value = value.detach()
         elif type(value) is not float and not isinstance(value, Real):
-            raise ValueError(f"scalar {key!r} is a {type(value).__name__}, and no number")
+            if not stands_for_one(value):
+                raise ValueError(f"scalar {key!r} is a {type(value).__name__}, and no number")
+            value = float(value)
         try:
             self.scalars[key].values.append(value)
         except KeyError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from numbers import Real
 from typing import Any
 
 
@@ -14,6 +15,13 @@ def is_whole(value: Any, least: float = -math.inf) -> bool:
 def is_number(value: Any) -> bool:
     """Whether it is a finite int or float (a bool is not)."""
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def stands_for_one(value: Any) -> bool:
+    """Whether `float` makes one number of it: also of an array without dimensions."""
+    if isinstance(value, Real):
+        return True
+    return hasattr(type(value), "__float__") and getattr(value, "ndim", 0) == 0
 
 
 def require_whole(name: str, value: Any, least: int = 1, of: str = "") -> None:

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Mapping, Sequence
-from numbers import Real
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
 from hookexp.errors import ConfigError, add_note
 from hookexp.message_hub import scalars_to_floats
+from hookexp.numeric import stands_for_one
 
 if TYPE_CHECKING:
     from hookexp.runner import Runner
@@ -44,7 +44,7 @@ def metrics_of(task: Task) -> dict[str, float]:
                 f"{who}: {name!r} has the shape {tuple(value.shape)}; a metric is one number, such "
                 "as the mean"
             )
-        if not isinstance(value, Tensor | Real):
+        if not isinstance(value, Tensor) and not stands_for_one(value):
             raise ConfigError(f"{who}: {name!r} is a {type(value).__name__}, and no number")
     return scalars_to_floats(metrics)
 

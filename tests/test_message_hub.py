@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
+from fractions import Fraction
+
+import numpy as np
 import pytest
 import torch
 
@@ -133,3 +137,11 @@ def test_a_value_that_replaces_is_the_only_one():
 def test_what_is_no_number_is_refused_where_it_is_given(value):
     with pytest.raises(ValueError, match=r"scalar 'train/x' is a \w+, and no number"):
         MessageHub().update_scalar("train/x", value)
+
+
+@pytest.mark.parametrize("value", [np.array(1.5), np.float32(1.5), Decimal("1.5"), Fraction(3, 2)])
+def test_whatever_stands_for_one_number_is_a_scalar(value):
+    """An array without dimensions does, as the mean of one may be."""
+    hub = MessageHub()
+    hub.update_scalar("train/x", value)
+    assert hub.read("train/", window=10) == {"x": 1.5}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from fakes import TinyData, TinyModel, TinyTask
@@ -14,6 +15,7 @@ from hookexp.hook import Hook
 from hookexp.hooks.lr_finder import LrFinderHook
 from hookexp.hooks.runtime_info import RuntimeInfoHook
 from hookexp.hooks.sam import SamHook
+from hookexp.user_errors import metrics_of
 
 
 class Returns(TinyTask):
@@ -180,3 +182,11 @@ def test_samples_that_make_no_batch_lead_to_collate_fn(make_runner):
     with pytest.raises(RuntimeError, match="equal size") as error:
         runner.run("train")
     assert "'+data.collate_fn={_target_: my_module.collate" in error.value.__notes__[0]
+
+
+def test_a_metric_may_be_an_array_without_dimensions():
+    class Task(TinyTask):
+        def compute_metrics(self):
+            return {"accuracy": np.array(0.5), "loss": np.float32(0.25)}
+
+    assert metrics_of(Task()) == {"accuracy": 0.5, "loss": 0.25}
