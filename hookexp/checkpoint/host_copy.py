@@ -24,7 +24,7 @@ class HostCopy:
     def __init__(self) -> None:
         self._buffers: dict[_Path, tuple[_Layout, Tensor]] = {}
         self._before: dict[_Path, tuple[_Layout, Tensor]] = {}
-        self._seen: dict[tuple[int, _Layout], Tensor] = {}
+        self._seen: dict[tuple[int, bool, bool, _Layout], Tensor] = {}
         self._gpus: set[torch.device] = set()
 
     @torch.no_grad()
@@ -56,7 +56,7 @@ class HostCopy:
         if tensor.layout is not torch.strided:
             return tensor.to("cpu", copy=True)  # A sparse gradient of an open window.
         layout = tensor.shape, tensor.stride(), tensor.dtype
-        key = tensor.data_ptr(), layout
+        key = tensor.data_ptr(), tensor.is_conj(), tensor.is_neg(), layout
         if key in self._seen and tensor.numel():
             return self._seen[key]  # Tied weights stay one tensor, in memory and in the file.
         known, buffer = self._before.get(path, (None, tensor))

@@ -226,3 +226,13 @@ def test_synchronous_saving_gives_the_same_content(make_runner, tmp_path):
     one = load_checkpoint(tmp_path / "a" / "epoch_1.pth")["state_dict"]
     two = load_checkpoint(tmp_path / "b" / "epoch_1.pth")["state_dict"]
     assert all(torch.equal(one[key], two[key]) for key in one)
+
+
+def test_a_conjugated_view_is_not_taken_for_what_it_is_a_view_of() -> None:
+    """They have memory, shape, strides and dtype in common."""
+    number = torch.randn(3, dtype=torch.complex64)
+    state = {"number": number, "conjugated": number.conj(), "imag": number.conj().imag}
+    copied = HostCopy().copy({**state, "minus": number.imag})
+    for name, tensor in state.items():
+        assert torch.equal(copied[name], tensor), name
+    assert torch.equal(copied["minus"], number.imag)
