@@ -69,12 +69,12 @@ def listeners_of(hook: Any, name: str, points: Iterable[str]) -> dict[str, Liste
 def _bound_method(hook: Any, name: str, point: str, stages: Collection[str]) -> Listener | None:
     has_method = callable(getattr(hook, point, None))
     if point in stages or (has_method and not _is_inherited_no_op(hook, point)):
-        method = getattr(hook, _FAN_IN_OF.get(point, point) if _hands_on(hook, point) else point)
-        return _fitted(hook, name, method, point)
+        fan_in = _FAN_IN_OF.get(point) if _hands_on(hook, point) else None
+        return _fitted(hook, name, getattr(hook, fan_in or point), point, fan_in is not None)
     for fan_in, served in (*FAN_INS.items(), *MMCV_FAN_INS.items()):
         method = getattr(hook, fan_in, None)
         if point in served and callable(method) and not _is_inherited_no_op(hook, fan_in):
-            return _fitted(hook, name, method, point)
+            return _fitted(hook, name, method, point, fan_in in FAN_INS)
     return None
 
 
@@ -98,8 +98,12 @@ def _is_inherited_no_op(hook: Any, method: str) -> bool:
     return False
 
 
-def _fitted(hook: Any, name: str, method: Listener, point: str) -> Listener:
-    """Bind a method once with the arguments it takes, so that a call does not have to look."""
+def _fitted(hook: Any, name: str, method: Listener, point: str, is_fan_in: bool) -> Listener:
+    """Bind a method once with the arguments it takes, so that a call does not have to look.
+
+    Args:
+        is_fan_in: one that takes any argument is given the mode too.
+    """
     given = _ARGUMENTS.get(point)
     if given is None:
         return method
@@ -125,12 +129,13 @@ def _fitted(hook: Any, name: str, method: Listener, point: str) -> Listener:
             f"{', '.join(unknown)}, but {point} gives runner, {', '.join(given) or 'nothing more'}"
         )
     by_place = [p.name for p in parameters if p.kind is not inspect.Parameter.KEYWORD_ONLY]
-    if by_place[: len(given)] == list(given):
-        return _named_after(method, partial(method, mode=mode)) if "mode" in names else method
     takes_any = inspect.Parameter.VAR_KEYWORD in kinds
+    takes_mode = "mode" in names or (is_fan_in and takes_any)
+    if by_place[: len(given)] == list(given):
+        return _named_after(method, partial(method, mode=mode)) if takes_mode else method
     taken = [name for name in given if takes_any or name in names]
 
-    if "mode" in names:
+    if takes_mode:
 
         def call_with_mode(runner: Runner, *args: Any, **kwargs: Any) -> None:
             values = dict(zip(given, args), **kwargs)  # noqa: B905

@@ -180,6 +180,24 @@ def test_arguments_reach_the_hooks_by_their_published_names():
     }
 
 
+@pytest.mark.parametrize("with_names", [True, False])
+def test_a_fan_in_that_takes_any_argument_is_given_the_mode(with_names):
+    seen, hooks = [], HookList()
+
+    class Named(Hook):
+        def _after_iter(self, runner, batch_idx, data_batch=None, outputs=None, **more):
+            seen.append(more)
+
+    class Unnamed(Hook):
+        def _after_iter(self, runner, **given):
+            seen.append({"mode": given["mode"]})
+
+    hooks.register(Named() if with_names else Unnamed(), "hook")
+    hooks.after_train_iter(RUNNER, batch_idx=0, data_batch=None, outputs={})
+    hooks.after_val_iter(RUNNER, batch_idx=0, data_batch=None, outputs={})
+    assert seen == [{"mode": "train"}, {"mode": "val"}]
+
+
 def test_a_fan_in_serves_train_val_and_test():
     modes, hooks = [], HookList()
 
