@@ -21,8 +21,8 @@ class Task(ABC):
     The runner moves batches to the device and enters autocast before it calls a step, and puts
     the model into train or eval mode. What training changes among the attributes is in checkpoints:
     losses and other modules, parameters, and numbers, detached tensors, lists, tuples and dicts of
-    them. A task with a state of another kind has `state_dict` and `load_state_dict`, of plain types
-    and tensors, and says all of it there.
+    them that change within the first steps. A task with a state of another kind has `state_dict`
+    and `load_state_dict`, of plain types and tensors, and says all of it there.
     """
 
     metric_names: Sequence[str] = ()
