@@ -110,7 +110,11 @@ class OwnValues:
             self._changing.setdefault(path, set()).update(values)
             for name, (value, is_with_model) in values.items():
                 to = device if is_with_model else torch.device("cpu")
-                _set(owners[path], name, map_tensors(value, partial(Tensor.to, device=to)))
+                try:
+                    _set(owners[path], name, map_tensors(value, partial(Tensor.to, device=to)))
+                except (AttributeError, TypeError, KeyError):  # A property now, or a parameter.
+                    name = f"{path}.{name}"
+                    logger.warning("%s is not what it was in the checkpoint, and begins anew", name)
 
     def _device(self) -> torch.device:
         parameter = next(self._model.parameters(), None)

@@ -411,3 +411,22 @@ def test_other_ranks_are_not_told_where_there_is_nothing(caplog):
         {"tensors": {}, "values": [{}, {}], "task": None}
     )
     assert caplog.messages == []
+
+
+class WithProperty(TinyModel):
+    kept = property(lambda self: 1.0)
+
+
+class WithParameter(TinyModel):
+    def __init__(self):
+        super().__init__()
+        self.kept = nn.Parameter(torch.zeros(()))
+
+
+@pytest.mark.parametrize("make_model", [WithProperty, WithParameter])
+def test_what_takes_no_value_any_more_begins_anew(caplog, make_model):
+    values = [{"model": {"kept": [3, False]}}]
+    Beside(make_model(), TinyTask()).load_state_dict(
+        {"tensors": {}, "values": values, "task": None}
+    )
+    assert caplog.messages == ["model.kept is not what it was in the checkpoint, and begins anew"]
