@@ -47,9 +47,9 @@ class Beside:
         self.watched = self._values.watched
         tensors = dict(self._tensors())
         began = zip(tensors.items(), digests([*tensors.values()]), strict=True)
-        self._began = {name: (version(t), number) for (name, t), number in began}
-        """Of those that have not changed: torch's count of changes and a digest, since that leaves
-        out what is written through `.data`, as teachers often are."""
+        self._began = {name: (_form(t), number) for (name, t), number in began}
+        """Of those that have not changed: torch's count of changes, the shape and a digest, since
+        the count leaves out what is written through `.data`, as teachers often are."""
 
     def state_dict(self) -> dict[str, Any]:
         """With several ranks: what each has where they differ; the rest as rank 0 has it."""
@@ -103,7 +103,7 @@ class Beside:
 
     def _forget_changed(self, tensors: Mapping[str, Tensor]) -> None:
         for name, tensor in tensors.items():
-            if name in self._began and version(tensor) != self._began[name][0]:
+            if name in self._began and _form(tensor) != self._began[name][0]:
                 del self._began[name]
         unsure = [name for name in tensors if name in self._began]
         for name, number in zip(unsure, digests([tensors[n] for n in unsure]), strict=True):
@@ -123,6 +123,10 @@ class Beside:
         for path, name, tensor in tensors:
             if id(tensor) not in of_the_model:
                 yield f"{path}.{name}".rstrip("."), tensor
+
+
+def _form(tensor: Tensor) -> tuple[int, torch.Size]:
+    return version(tensor), tensor.shape
 
 
 def _tensors_in(part: nn.Module | Tensor) -> list[tuple[str, Tensor]]:

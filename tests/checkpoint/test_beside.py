@@ -168,6 +168,15 @@ def test_a_change_of_a_single_element_or_of_the_order_counts(make):
         assert list(last.state_dict()["tensors"]) == ["task.bank.rows"]
 
 
+def test_zeros_of_another_shape_are_a_change():
+    task = TinyTask()
+    task.bank = nn.Module()
+    task.bank.register_buffer("rows", torch.zeros(2))
+    beside = Beside(TinyModel(), task)
+    task.bank.rows = torch.zeros(3)
+    assert list(beside.state_dict()["tensors"]) == ["task.bank.rows"]
+
+
 def test_what_is_part_of_the_model_is_not_kept_twice():
     task, model = TinyTask(), TinyModel()
     task.teacher = model.inner
