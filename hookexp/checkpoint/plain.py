@@ -28,7 +28,8 @@ def ensure_plain(value: Any, path: str) -> None:
         for key, item in value.items():
             if not isinstance(key, (str, int, float, bool, tuple)):
                 raise ConfigError(f"checkpoint: {path} has a key of type {type(key).__name__}")
-            ensure_plain(item, f"{path}.{key}")
+            if type(item) not in _LEAVES:  # Most are, and need no path.
+                ensure_plain(item, f"{path}.{key}")
         # torch saves the attributes of an OrderedDict too: of a state_dict, modules' versions.
         for key, item in getattr(value, "__dict__", {}).items():
             ensure_plain(item, f"{path}.{key}")
