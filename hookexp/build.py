@@ -158,7 +158,7 @@ def build_hooks(cfg: DictConfig) -> HookList:
         hooks.register(instantiate(options, path), name, priority)
     hooks.check_method_names()
     hooks.check_contracts()
-    for name in hooks.that_are_never_called():
+    for name in hooks.that_are_never_called() if dist.rank() == 0 else ():
         logging.getLogger("hookexp").warning(
             "hooks.%s: %s has no method that is called like a mount point, so nothing of it is "
             "ever called; mount points: %s",

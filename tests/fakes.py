@@ -82,6 +82,19 @@ def _record(point: str) -> Any:
     return method
 
 
+class StopAt(Hook):
+    """Stops a run after an iteration, counted from 1, as a signal does."""
+
+    def __init__(self, iteration: int) -> None:
+        self.iteration = iteration
+
+    def after_train_iter(
+        self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None
+    ) -> None:
+        if runner.iter + 1 == self.iteration:
+            runner.state.stop("told to", urgent=True)
+
+
 class Recorder(Hook):
     """Writes down every mount point with the epoch and the iteration it sees."""
 

@@ -6,13 +6,12 @@ import copy
 
 import pytest
 import torch
-from fakes import Recorder
+from fakes import Recorder, StopAt
 from torch import nn
 from torch.nn import functional as F
 
 from hookexp.activation_checkpointing import recompute_in_backward
 from hookexp.errors import ConfigError
-from hookexp.hook import Hook
 from hookexp.hooks.checkpoint import CheckpointHook
 from hookexp.hooks.ema import EMAHook
 
@@ -121,15 +120,6 @@ def test_together_with_compile():
     for (name, p), q in zip(plain.named_buffers(), recomputed.named_buffers(), strict=True):
         torch.testing.assert_close(p, q[1], msg=name)
     torch._dynamo.reset()
-
-
-class StopAt(Hook):
-    def __init__(self, iteration):
-        self.iteration = iteration
-
-    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
-        if runner.iter + 1 == self.iteration:
-            runner.state.stop("told to", urgent=True)
 
 
 def test_a_run_that_was_stopped_and_resumed_is_the_run_that_was_not(make_runner, tmp_path):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from fakes import TinyModel
+from fakes import StopAt, TinyModel
 from torch import nn
 
 from hookexp.checkpoint.frozen import Frozen
@@ -12,15 +12,6 @@ from hookexp.checkpoint.reading import load_checkpoint
 from hookexp.hook import Hook
 from hookexp.hooks.checkpoint import CheckpointHook
 from hookexp.hooks.freeze import FreezeHook
-
-
-class StopAt(Hook):
-    def __init__(self, iteration):
-        self.iteration = iteration
-
-    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
-        if runner.iter + 1 == self.iteration:
-            runner.state.stop("told to", urgent=True)
 
 
 class HalfFrozen(TinyModel):

@@ -7,7 +7,7 @@ import re
 
 import pytest
 import torch
-from fakes import TinyData, TinyModel
+from fakes import StopAt, TinyData, TinyModel
 from torch import nn
 from torch.utils.data import DataLoader
 
@@ -21,15 +21,6 @@ from hookexp.hooks.early_stopping import EarlyStoppingHook
 from hookexp.hooks.ema import EMAHook
 from hookexp.optim.plateau import ReduceOnPlateauParamScheduler
 from hookexp.optim.wrapper import OptimWrapper
-
-
-class StopAt(Hook):
-    def __init__(self, iteration):
-        self.iteration = iteration
-
-    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
-        if runner.iter + 1 == self.iteration:
-            runner.state.stop("told to", urgent=True)
 
 
 class Counting(Hook):

@@ -8,13 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from fakes import TinyModel, TinyTask
+from fakes import StopAt, TinyModel, TinyTask
 from torch import nn
 from torchmetrics import MeanMetric
 
 from hookexp.checkpoint.beside import Beside
 from hookexp.checkpoint.reading import load_checkpoint
-from hookexp.hook import Hook
 from hookexp.hooks.checkpoint import CheckpointHook
 
 
@@ -69,15 +68,6 @@ class Slowing(torch.optim.SGD):
         for group in self.param_groups:
             group["lr"] = 0.01 * self.speed.item() / self.num_steps
         super().step(closure)
-
-
-class StopAt(Hook):
-    def __init__(self, iteration):
-        self.iteration = iteration
-
-    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
-        if runner.iter + 1 == self.iteration:
-            runner.state.stop("told to", urgent=True)
 
 
 @pytest.mark.parametrize("stops", [[1], [4], [2, 5], [11, 12]])
