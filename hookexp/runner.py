@@ -371,6 +371,7 @@ class Runner:
             self.save_requested,
             self.writer.wait,
             lambda: self.hooks.after_run(self),
+            self.writer.wait,  # Where the first one was broken off.
         ]
         self._try_all(calls)
 

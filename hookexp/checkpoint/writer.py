@@ -89,13 +89,17 @@ class CheckpointWriter:
         Raises:
             ConfigError: says why, and which checkpoint is the last good one.
         """
-        if self._in_flight is None:
+        future = self._in_flight
+        if future is None:
             return
-        future, self._in_flight = self._in_flight, None
         try:
             future.result()
         except OSError as error:
             self._fail(error)
+        finally:
+            # Torch raises out of a signal handler that a worker has died: the write goes on then.
+            if future.done():
+                self._in_flight = None
 
     def _fail(self, error: OSError) -> None:
         reason = error.strerror or str(error)

@@ -74,6 +74,21 @@ def test_one_is_in_flight_and_all_arrive_in_order(writer, tmp_path):
     assert writer.store.newest() == tmp_path / "4.pth"
 
 
+def test_a_wait_that_was_broken_off_can_be_made_again(tmp_path, monkeypatch):
+    def dead_worker(future):
+        raise RuntimeError("DataLoader worker (pid 1) is killed by signal: Killed.")
+
+    gate = Gate()
+    writer = CheckpointWriter(CheckpointStore(tmp_path), flush=gate)
+    writer.save({"a": 1}, "a.pth")
+    with monkeypatch.context() as patch, pytest.raises(RuntimeError):
+        patch.setattr("concurrent.futures.Future.result", dead_worker)
+        writer.wait()
+    gate.event.set()
+    writer.wait()
+    assert writer.store.newest() == tmp_path / "a.pth"
+
+
 def test_the_log_is_on_the_disk_before_the_checkpoint_has_its_name(tmp_path):
     seen = []
     writer = CheckpointWriter(
