@@ -13,60 +13,82 @@ from typing import Any
 import torch
 from torch import Tensor
 
-_Layout = tuple[torch.Size, tuple[int, ...], torch.dtype]
-_Path = tuple[Any, ...]
-"""Keys and positions on the way to a value; joined to one text, two ways could read the same."""
+_Layout = tuple[torch.Size, tuple[int, ...], torch.dtype, bool]
+"""Shape, strides, type, and whether it is to be filled from a GPU."""
 
 
 class HostCopy:
     """Copies nested dicts, lists, tuples and sets with their tensors; other values are shared."""
 
     def __init__(self) -> None:
-        self._buffers: dict[_Path, tuple[_Layout, Tensor]] = {}
-        self._before: dict[_Path, tuple[_Layout, Tensor]] = {}
-        self._seen: dict[tuple[int, bool, bool, _Layout], Tensor] = {}
-        self._gpus: set[torch.device] = set()
+        self._buffers: dict[_Layout, list[Tensor]] = {}
+        """All there are; what is copied into one is nothing but what fits."""
+        self._free: dict[_Layout, list[Tensor]] = {}
+        self._copies: dict[int, list[tuple[Tensor, Tensor]]] = {}
+        """Buffers, each with what it is for, by where that is in memory."""
 
     @torch.no_grad()
     def copy(self, value: Any) -> Any:
-        """The same structure with tensors of its own on the host. Overwrites the copy before it."""
-        self._before, self._buffers, self._seen = self._buffers, {}, {}
-        copied = self._copy(value, ())
-        self._before, self._seen = {}, {}
-        for gpu in self._gpus:
+        """The same structure with tensors of its own on the host. Overwrites the copy before it.
+
+        Tensors are copied when all are known: a copy throws the memory that Python works with out
+        of the processor's caches, and in between the two it would be read again for each tensor.
+        """
+        self._free, self._copies = {form: [*some] for form, some in self._buffers.items()}, {}
+        copied = self._copy(value)
+        pairs = [pair for some in self._copies.values() for pair in some]
+        for buffer, tensor in pairs:
+            buffer.copy_(tensor, non_blocking=True)
+        for gpu in {tensor.device for _, tensor in pairs if tensor.is_cuda}:
             torch.cuda.synchronize(gpu)
+        self._drop_free()
+        self._copies = {}
         return copied
 
-    def _copy(self, value: Any, path: _Path) -> Any:
+    def _drop_free(self) -> None:
+        for layout, some in self._free.items():
+            del self._buffers[layout][: len(some)]  # The last ones are the first to be used.
+
+    def _copy(self, value: Any) -> Any:
         if isinstance(value, Tensor):
-            return self._copy_tensor(value, path)
+            return self._copy_tensor(value)
         if isinstance(value, dict):
             # A module's state_dict has the versions of its modules in an attribute.
             copied = copy.copy(value)
             for key, item in value.items():
-                copied[key] = self._copy(item, (*path, key))
+                copied[key] = self._copy(item)
             return copied
         if type(value) in (list, tuple, set):
             if _ATOMS.issuperset(map(type, value)):
                 return type(value)(value)
-            return type(value)(self._copy(v, (*path, n)) for n, v in enumerate(value))
+            return type(value)(map(self._copy, value))
         return value
 
-    def _copy_tensor(self, tensor: Tensor, path: _Path) -> Tensor:
+    def _copy_tensor(self, tensor: Tensor) -> Tensor:
         if tensor.layout is not torch.strided:
             return tensor.to("cpu", copy=True)  # A sparse gradient of an open window.
-        layout = tensor.shape, tensor.stride(), tensor.dtype
-        key = tensor.data_ptr(), tensor.is_conj(), tensor.is_neg(), layout
-        if key in self._seen and tensor.numel():
-            return self._seen[key]  # Tied weights stay one tensor, in memory and in the file.
-        known, buffer = self._before.get(path, (None, tensor))
-        if known != layout:
+        here = self._copies.setdefault(tensor.data_ptr(), [])
+        for buffer, other in here:
+            if _is_same(tensor, other):
+                return buffer  # Tied weights stay one tensor, in memory and in the file.
+        layout = tensor.shape, tensor.stride(), tensor.dtype, tensor.is_cuda
+        free = self._free.get(layout)
+        if free:
+            buffer = free.pop()
+        else:
             buffer = torch.empty_like(tensor, device="cpu", pin_memory=tensor.is_cuda)
-        if tensor.is_cuda:
-            self._gpus.add(tensor.device)
-        self._buffers[path] = layout, buffer
-        self._seen[key] = buffer.copy_(tensor, non_blocking=True)
+            self._buffers.setdefault(layout, []).append(buffer)
+        here.append((buffer, tensor))
         return buffer
+
+
+def _is_same(one: Tensor, two: Tensor) -> bool:
+    """Of two tensors that begin at one place in memory. Those without elements begin nowhere."""
+    return (
+        one.numel() > 0
+        and (one.shape, one.stride(), one.dtype) == (two.shape, two.stride(), two.dtype)
+        and (one.is_conj(), one.is_neg()) == (two.is_conj(), two.is_neg())
+    )
 
 
 _ATOMS = frozenset((type(None), bool, int, float, str, bytes))
