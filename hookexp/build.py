@@ -244,7 +244,7 @@ def _check_metrics(
                 except ValueError as error:
                     raise ConfigError(f"hooks.{entry.name}.{error}") from None
             if isinstance(entry.hook, CheckpointHook):
-                rules |= entry.hook.rules_by_metric(task.metric_names)
+                rules |= entry.hook.best.rules(task.metric_names)
     return choose_objective(settings.objective, task.metric_names, rules)
 
 

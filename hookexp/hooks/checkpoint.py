@@ -9,15 +9,15 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from hookexp.checkpoint.best import BestScores
 from hookexp.checkpoint.publish import publish
 from hookexp.checkpoint.store import POINTER, CheckpointStore, best_stem
 from hookexp.errors import ConfigError
 from hookexp.hook import Batch, Hook, Priority
-from hookexp.monitor import GREATER_KEYS, LESS_KEYS, infer_rule, is_better, require_metric
 from hookexp.numeric import is_number, is_whole
 from hookexp.runner import Runner
 from hookexp.state import SaveRequest
@@ -104,10 +104,7 @@ class CheckpointHook(Hook):
         self.out_dir = out_dir
         self.max_keep_ckpts = max_keep_ckpts
         self.save_last = save_last
-        self.save_best = _as_list(save_best)
-        self.rules = _checked_rules(_as_list(rule), self.save_best)
-        self.greater_keys = tuple(_as_list(greater_keys)) or GREATER_KEYS
-        self.less_keys = tuple(_as_list(less_keys)) or LESS_KEYS
+        self.best = BestScores(*map(_as_list, (save_best, rule, greater_keys, less_keys)))
         self.filename_tmpl = _checked_template(filename_tmpl)
         self.published_keys = _as_list(published_keys)
         self.save_begin = save_begin
@@ -118,7 +115,6 @@ class CheckpointHook(Hook):
         self._iters: tuple[int, int] | None = None if by_epoch else (interval, save_begin)
         """Interval and begin in iterations; None where epochs count."""
         self._kept: list[str] = []
-        self._best: dict[str, dict[str, Any]] = {}
         self._began_at_iter = 0
         self._saved_at_iter = -1
         self._next_save_by_clock = 0.0
@@ -132,20 +128,7 @@ class CheckpointHook(Hook):
         return stages
 
     def check_metrics(self, metric_names: Sequence[str]) -> None:
-        self.rules_by_metric(metric_names)
-
-    def rules_by_metric(self, metric_names: Sequence[str]) -> dict[str, str]:
-        """By which metrics best checkpoints are kept, and of each `greater` or `less`.
-
-        Raises:
-            ValueError: for a metric that is not there, or whose name does not tell.
-        """
-        rules = {}
-        for index, name in enumerate(self.save_best):
-            metric = metric_names[0] if name == "auto" else name
-            require_metric("save_best", metric, metric_names)
-            rules[metric] = self._rule_of(index, metric)
-        return rules
+        self.best.rules(metric_names)
 
     def before_run(self, runner: Runner) -> None:
         runner.writer.goes_on_after_failure = self.on_write_error == "go_on"
@@ -217,16 +200,9 @@ class CheckpointHook(Hook):
             self._save(runner, filename, runner.iter)
 
     def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
-        if runner.mode != "train" or not self.save_best:
-            return
-        metrics = metrics or {}
-        for index, name in enumerate(self.save_best):
-            name = self._resolve_auto(name, metrics)
-            require_metric("hooks.checkpoint.save_best", name, metrics)
-            rule = self._rule_of(index, name)
-            best = self._best.get(name)
-            if is_better(metrics[name], None if best is None else best["score"], rule):
-                self._save_best(runner, name, metrics[name])
+        if runner.mode == "train":
+            for metric, score in self.best.beaten_by(metrics or {}):
+                self._save_best(runner, metric, score)
 
     def on_exception(self, runner: Runner, error: BaseException) -> None:
         self._failed = True
@@ -238,14 +214,11 @@ class CheckpointHook(Hook):
             self._publish(runner)
 
     def state_dict(self) -> dict[str, Any]:
-        return {
-            "kept": list(self._kept),
-            "best": {name: dict(best) for name, best in self._best.items()},
-        }
+        return {"kept": list(self._kept), "best": self.best.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self._kept = list(state["kept"])
-        self._best = {name: dict(best) for name, best in state["best"].items()}
+        self.best.load_state_dict(state["best"])
 
     def _save(self, runner: Runner, filename: str, at_iter: int) -> None:
         self._saved_at_iter = at_iter
@@ -287,10 +260,8 @@ class CheckpointHook(Hook):
     def _save_best(self, runner: Runner, metric: str, score: float) -> None:
         unit, number = ("epoch", runner.epoch) if runner.by_epoch else ("iter", runner.iter)
         filename = f"{best_stem(metric)}_{unit}_{number}.pth"
-        previous = self._best.get(metric)
-        obsolete = () if previous is None else (previous["file"],)
-        self._best[metric] = {"score": score, "file": filename}
-        suffix = f"_{metric}" if len(self.save_best) > 1 else ""
+        obsolete = self.best.note(metric, score, filename)
+        suffix = f"_{metric}" if len(self.best) > 1 else ""
         runner.message_hub.update_info(f"best_score{suffix}", score, keep=True)
         runner.message_hub.update_info(f"best_ckpt{suffix}", filename, keep=True)
         runner.logger.info("best %s so far: %.4f, saved as %s", metric, score, filename)
@@ -310,27 +281,15 @@ class CheckpointHook(Hook):
             )
         )
 
-    def _resolve_auto(self, name: str, metrics: Mapping[str, float]) -> str:
-        """The metric `auto` stands for: the first of the first validation, then always that."""
-        if name != "auto" or not metrics:
-            return name
-        return next(iter(self._best), next(iter(metrics)))
-
-    def _rule_of(self, index: int, metric: str) -> str:
-        if self.rules:
-            return self.rules[index if len(self.rules) > 1 else 0]
-        return infer_rule(metric, self.greater_keys, self.less_keys, "save_best")
-
     def _publish(self, runner: Runner) -> None:
         if runner.rank != 0:
             return
         names = self._kept[-1:] if self.save_last else []
-        for metric in self.save_best:
-            best = self._best.get(self._resolve_auto(metric, dict.fromkeys(self._best, 0.0)))
-            if best is None:
+        for metric, file in self.best.files().items():
+            if file is None:
                 runner.logger.warning("no best checkpoint by %s to publish: it never came", metric)
             else:
-                names.append(best["file"])
+                names.append(file)
         for name in names:
             path = publish(runner.writer.store.folder / name, self.published_keys)
             runner.logger.info("published %s", path.name)
@@ -345,18 +304,6 @@ def _as_list(value: str | Sequence[str] | None) -> list[str]:
     if value is None:
         return []
     return [value] if isinstance(value, str) else list(value)
-
-
-def _checked_rules(rules: list[str], metrics: list[str]) -> list[str]:
-    for rule in rules:
-        _require(rule in ("greater", "less"), f"rule={rule}", "greater or less")
-    if len(rules) > 1 and len(rules) != len(metrics):
-        raise ValueError(
-            f"rule={rules}: give one rule, or one for each metric of save_best={metrics}"
-        )
-    if "auto" in metrics and len(metrics) > 1:
-        raise ValueError(f"save_best={metrics}: 'auto' stands alone")
-    return rules
 
 
 def _checked_template(template: str | None) -> str | None:
