@@ -211,6 +211,28 @@ def test_two_ways_to_a_tensor_that_read_the_same_are_two():
     assert torch.equal(copied["m.fc"]["w"], torch.zeros(2))
 
 
+def test_tensors_without_elements_are_not_tied_by_being_nowhere():
+    copied = HostCopy().copy({"one": torch.empty(0), "two": torch.empty(0)})
+    assert copied["one"] is not copied["two"]
+
+
+def test_a_part_that_comes_and_goes_moves_nothing_else_and_is_not_kept_for_good():
+    weights = {"one": torch.ones(2), "two": torch.full((2,), 2.0)}
+    open_window = {"gradients": [torch.zeros(2), torch.zeros(3)], **weights}
+    host_copy = HostCopy()
+
+    def memory() -> set[int]:
+        return {buffer.data_ptr() for some in host_copy._buffers.values() for buffer in some}
+
+    host_copy.copy(weights)
+    first = memory()
+    copied = host_copy.copy(open_window)
+    assert first < memory() and len(memory()) == 4
+    assert copied["two"].tolist() == [2, 2] and copied["gradients"][0].tolist() == [0, 0]
+    copied = host_copy.copy(weights)
+    assert len(memory()) == 2 and copied["one"].tolist() == [1, 1]
+
+
 def test_a_copy_that_failed_leaves_nothing_behind_for_the_next():
     weight, host_copy = torch.ones(2), HostCopy()
     with pytest.raises(NotImplementedError):
