@@ -54,7 +54,7 @@ class Runner:
         self.task = parts.task
         self.device = parts.device
         self.optim_wrapper = parts.optim_wrapper
-        self.optim_wrapper.name_parameters(dist.unwrap(parts.model))
+        self.optim_wrapper.states.name_parameters(dist.unwrap(parts.model))
         self.param_schedulers = parts.param_schedulers
         self.sinks = self.visualizer = parts.sinks
         self.objective = parts.objective
@@ -184,8 +184,8 @@ class Runner:
             self.hooks.before_run(self)
             if mode == "train":
                 self.wrap_train_step(self.beside.watched)
-                self.optim_wrapper.note_added_groups()
-                self.optim_wrapper.refuse_states_that_cannot_be_loaded()
+                self.optim_wrapper.states.note_added_groups()
+                self.optim_wrapper.states.refuse_those_that_cannot_be_loaded()
                 self._shapes = snapshot.shapes_of(self.model)
                 self._bind_param_schedulers()
             self._load()

@@ -183,7 +183,7 @@ def _of_optimizers(runner: Runner, saved: Mapping[str, Any]) -> Iterator[Finding
         elif was != kind:
             yield Finding("optimizer", f"{name!r} was of class {was} and is of class {kind}")
         else:
-            now, before = wrapper.names_of(name), saved["names"][name]
+            now, before = wrapper.states.names_of(name), saved["names"][name]
             for where, some, others in (
                 ("this run", now, before),
                 ("the checkpoint", before, now),

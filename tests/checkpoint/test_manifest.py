@@ -161,7 +161,7 @@ def adam_over(parameters_of):
     def after(runner):
         optimizer = torch.optim.Adam(parameters_of(runner.model), lr=0.01)
         runner.optim_wrapper = OptimWrapper({"default": optimizer}, runner.optim_wrapper.scaler)
-        runner.optim_wrapper.name_parameters(runner.model)
+        runner.optim_wrapper.states.name_parameters(runner.model)
 
     return after
 

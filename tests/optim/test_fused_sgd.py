@@ -41,7 +41,7 @@ def test_a_layer_that_the_checkpoint_does_not_have_can_be_stepped():
     def wrapper_of(model):
         optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, fused=True)
         wrapper = OptimWrapper({"default": optimizer}, torch.amp.GradScaler("cpu", enabled=False))
-        wrapper.name_parameters(model)
+        wrapper.states.name_parameters(model)
         return wrapper
 
     small, large = nn.Sequential(nn.Linear(4, 4)), nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
