@@ -21,8 +21,8 @@ from hookexp.build_model import across_ranks, build_model, compiled_step, set_nu
 from hookexp.build_optim import build_optim_wrapper
 from hookexp.checkpoint.loading import Start, read_start
 from hookexp.checkpoint.manifest import check_ignored_names
-from hookexp.checkpoint.snapshot import refuse_other_model
 from hookexp.checkpoint.store import CheckpointStore
+from hookexp.checkpoint.weights import refuse_other_model
 from hookexp.compat.singletons import offer
 from hookexp.compose.checks import check_paths, nodes_of, settings_of, whole_number
 from hookexp.compose.instantiate import instantiate

@@ -16,7 +16,7 @@ import torch
 from torch.optim import Optimizer
 
 from hookexp import dist, seed
-from hookexp.checkpoint import own_generators, snapshot
+from hookexp.checkpoint import own_generators, snapshot, weights
 from hookexp.checkpoint.beside import Beside
 from hookexp.checkpoint.frozen import Frozen
 from hookexp.checkpoint.loading import load_into, read_start
@@ -89,7 +89,7 @@ class Runner:
         self.frozen = Frozen(self.model)
         self._has_begun_training = False
         self._to_restore: dict[str, Any] = {}
-        self._shapes = snapshot.shapes_of(self.model)
+        self._shapes = weights.shapes_of(self.model)
         """The weights that a checkpoint of this run may have; hooks may add some in before_run."""
         self._metrics: dict[str, float] = {}
 
@@ -186,7 +186,7 @@ class Runner:
                 self.wrap_train_step(self.beside.watched)
                 self.optim_wrapper.states.note_added_groups()
                 self.optim_wrapper.states.refuse_those_that_cannot_be_loaded()
-                self._shapes = snapshot.shapes_of(self.model)
+                self._shapes = weights.shapes_of(self.model)
                 self._bind_param_schedulers()
             self._load()
             if mode == "train" and self.rank == 0:
@@ -301,9 +301,9 @@ class Runner:
         requests, self.state.save_requests = self.state.save_requests, []
         for request in requests:
             checkpoint = snapshot.collect(self, request)
-            if doubts := snapshot.doubts_about_weights(checkpoint, self._shapes):
+            if doubts := weights.doubts_about_weights(checkpoint, self._shapes):
                 self.logger.warning(doubts)
-                self._shapes = snapshot.shapes_of(self.model)
+                self._shapes = weights.shapes_of(self.model)
             self.hooks.before_save_checkpoint(self, checkpoint=checkpoint)
             snapshot.collect_of_hooks(self, request, checkpoint)
             snapshot.ensure_loadable(checkpoint)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from hookexp import dist
-from hookexp.checkpoint import snapshot
+from hookexp.checkpoint import snapshot, weights
 from hookexp.checkpoint.foreign import SAFETENSORS, fitted, read_safetensors, with_weights
 from hookexp.checkpoint.manifest import check_resumable
 from hookexp.checkpoint.reading import load_checkpoint, read_file
@@ -95,16 +95,16 @@ def load_into(runner: Runner, start: Start, ignored: tuple[str, ...] = ()) -> di
         The checkpoint, if hooks and generators have to be restored from it later; else nothing.
     """
     path, checkpoint = start.path, start.checkpoint
-    snapshot.refuse_without_weights(checkpoint, path)
-    weights = dict(checkpoint["state_dict"])
+    weights.refuse_without_weights(checkpoint, path)
+    loaded = dict(checkpoint["state_dict"])
     runner.hooks.after_load_checkpoint(runner, checkpoint=checkpoint)
     if runner.resumed:
-        if _RAW_WEIGHTS in checkpoint and _are_same(weights, checkpoint["state_dict"]):
+        if _RAW_WEIGHTS in checkpoint and _are_same(loaded, checkpoint["state_dict"]):
             # No hook of this run took the averages, so training goes on with the raw weights.
             checkpoint["state_dict"] = checkpoint[_RAW_WEIGHTS]
-        snapshot.refuse_other_model(runner.model, checkpoint, path)
+        weights.refuse_other_model(runner.model, checkpoint, path)
         check_resumable(runner, checkpoint, path, ignored)
-    snapshot.load_weights(runner.model, checkpoint, path)
+    weights.load_weights(runner.model, checkpoint, path)
     runner.logger.info("weights loaded from %s", path)
     if not runner.resumed:
         return {}
