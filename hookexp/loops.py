@@ -64,10 +64,10 @@ class TrainLoop:
             runner.logger.info("this run has ended already; a larger budget would continue it")
         runner.host_time.begin(state.iter, runner.max_iters)
         hooks.before_train(runner)
-        runner.frozen.note_start()
+        runner.checkpointer.frozen.note_start()
         if inside_epoch := state.batch_in_epoch > 0:
             hooks.before_train_epoch(runner)
-        runner.restore_hooks()
+        runner.checkpointer.restore_hooks()
         snapshot.refuse_states_that_cannot_be_saved(runner)
         if runner.val_loop is not None and runner.settings.val_begin == 0 and state.iter == 0:
             state.phase = state.phase if runner.resumed else Phase.VALIDATE
@@ -88,7 +88,7 @@ class TrainLoop:
             self._reach_safe_point()
         state.is_sound = False
         hooks.after_train(runner)
-        runner.save_requested()
+        runner.checkpointer.save_requested()
 
     def _train_on_batches(self) -> bool:
         """Train on the rest of the epoch; False if a stop left it unfinished."""
@@ -170,13 +170,13 @@ class TrainLoop:
         self._ranks.look()
         runner.writer.raise_failure()
         if state.save_requests:
-            runner.save_requested()
+            runner.checkpointer.save_requested()
         if state.phase is Phase.VALIDATE and not state.stop_is_urgent:
             assert runner.val_loop is not None
             if runner.val_loop.run() is not None:
                 state.phase = Phase.TRAIN
                 state.is_sound = True
-                runner.save_requested()
+                runner.checkpointer.save_requested()
 
 
 class EvalLoop:

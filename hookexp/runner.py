@@ -16,12 +16,8 @@ import torch
 from torch.optim import Optimizer
 
 from hookexp import dist, seed
-from hookexp.checkpoint import own_generators, snapshot, weights
-from hookexp.checkpoint.beside import Beside
-from hookexp.checkpoint.frozen import Frozen
-from hookexp.checkpoint.loading import load_into, read_start
-from hookexp.checkpoint.store import CheckpointStore
-from hookexp.checkpoint.writer import CheckpointWriter
+from hookexp.checkpoint import own_generators
+from hookexp.checkpoint.checkpointer import Checkpointer
 from hookexp.data.loader import WorkerLoader, num_batches
 from hookexp.data.stream import BatchStream
 from hookexp.errors import ConfigError
@@ -72,7 +68,6 @@ class Runner:
         self.message_hub = MessageHub()
         self.host_time = HostTime()
         self.hooks.time_with(self.host_time.wrap)
-        self.writer = CheckpointWriter(CheckpointStore(parts.work_dir), parts.sinks.flush)
         self.mode: Mode = "train"
         self.resumed = False
         self.outputs: dict[str, Any] = {}
@@ -85,12 +80,8 @@ class Runner:
         self.test_loop = (
             None if parts.test_loader is None else EvalLoop(self, parts.test_loader, "test")
         )
-        self.beside = Beside(self.model, self.task, self.optim_wrapper.optimizers.items())
-        self.frozen = Frozen(self.model)
-        self._has_begun_training = False
-        self._to_restore: dict[str, Any] = {}
-        self._shapes = weights.shapes_of(self.model)
-        """The weights that a checkpoint of this run may have; hooks may add some in before_run."""
+        self.checkpointer = Checkpointer(self, parts)
+        self.writer = self.checkpointer.writer
         self._metrics: dict[str, float] = {}
 
     # -- where the run stands -------------------------------------------------------------------
@@ -178,20 +169,7 @@ class Runner:
                 "mode of one there is"
             )
         try:
-            self.task.setup(self)
-            # Setting up may have moved parts.
-            self.beside = Beside(self.model, self.task, self.optim_wrapper.optimizers.items())
-            self.hooks.before_run(self)
-            if mode == "train":
-                self.wrap_train_step(self.beside.watched)
-                self.optim_wrapper.states.note_added_groups()
-                self.optim_wrapper.states.refuse_those_that_cannot_be_loaded()
-                self._shapes = weights.shapes_of(self.model)
-                self._bind_param_schedulers()
-            self._load()
-            if mode == "train" and self.rank == 0:
-                # It would tell of another end, should this one be killed.
-                (self.work_dir / SUMMARY_FILE).unlink(missing_ok=True)
+            self._begin(mode)
             with self.host_time.whole_loop():
                 loop.run()
             self.writer.wait()
@@ -218,16 +196,26 @@ class Runner:
             self._try_all([partial(self.hooks.on_exception, self, error=failure)])
             raise
         if self.rank == 0:
-            parts = self._parts
-            for line in summary.describe(
-                self.work_dir, parts.words_of_an_evaluation, parts.words_of_a_training
-            ):
-                self.logger.info(line)
-            for warning in summary.host_time.over(self.settings.hook_budget):
-                self.logger.warning(warning)
+            self._tell_user(summary)
         # A signal that came since has left what was going on to end.
         summary.exit_code = self.state.exit_code
         return summary
+
+    def _begin(self, mode: Mode) -> None:
+        """All that comes before the loop, in its order."""
+        self.task.setup(self)
+        self.checkpointer.note_parts()  # Setting up may have moved some.
+        self.hooks.before_run(self)
+        if mode == "train":
+            self.wrap_train_step(self.checkpointer.beside.watched)
+            self.optim_wrapper.states.note_added_groups()
+            self.optim_wrapper.states.refuse_those_that_cannot_be_loaded()
+            self.checkpointer.note_weights()
+            self._bind_param_schedulers()
+        self.checkpointer.load()
+        if mode == "train" and self.rank == 0:
+            # It would tell of another end, should this one be killed.
+            (self.work_dir / SUMMARY_FILE).unlink(missing_ok=True)
 
     def forward_train(self, data_batch: Batch) -> dict[str, Any]:
         """The forward pass of training: device, autocast and the task's train_step."""
@@ -296,61 +284,10 @@ class Runner:
         """Ask for a checkpoint; it is written at the loop's next safe point."""
         self.state.request_save(SaveRequest(filename))
 
-    def save_requested(self) -> None:
-        """Write the checkpoints that were asked for. Only the loop calls this, at a safe point."""
-        requests, self.state.save_requests = self.state.save_requests, []
-        for request in requests:
-            checkpoint = snapshot.collect(self, request)
-            if doubts := weights.doubts_about_weights(checkpoint, self._shapes):
-                self.logger.warning(doubts)
-                self._shapes = weights.shapes_of(self.model)
-            self.hooks.before_save_checkpoint(self, checkpoint=checkpoint)
-            snapshot.collect_of_hooks(self, request, checkpoint)
-            snapshot.ensure_loadable(checkpoint)
-            if self.rank == 0:
-                self.writer.save(
-                    checkpoint,
-                    request.filename,
-                    request.obsolete,
-                    request.points_last,
-                    request.in_background,
-                )
-
-    def restore_hooks(self) -> None:
-        """Put back the hooks' states and the generators; only after a resume there are any."""
-        if self._to_restore:
-            snapshot.restore_hooks(self, self._to_restore)
-            self._to_restore = {}
-
     def _bind_param_schedulers(self) -> None:
         """Tell the schedulers how long the run is, in epochs and in optimizer steps."""
         max_epochs = self.max_epochs if self.by_epoch else None
         self.param_schedulers.bind(self.optim_wrapper.optimizers, max_epochs, self.max_optim_steps)
-
-    def _load(self) -> None:
-        """Load what `resume` or `load_from` name, before training begins; not again after it."""
-        if self._has_begun_training:
-            return
-        self._has_begun_training = self.mode == "train"
-        parts, resume = self._parts, self._parts.resume
-        # Given back once it is in the run: it is as large as all of its state.
-        start, parts.start = parts.start, None
-        start = start or read_start(
-            resume, parts.load_from, self.writer.store, self.model, parts.load_from_trusted
-        )
-        if start is not None:
-            self.resumed = resume is not None and self.mode == "train"
-            self._to_restore = load_into(self, start, parts.resume_ignore)
-            if resume == "auto" and self.resumed:
-                snapshot.restore_end(self, start.checkpoint)
-        elif resume == "auto":
-            self.sinks.start_over()
-            self.sinks.log_config(self.cfg)
-            self.logger.info("resume=auto: no checkpoint in %s, training begins", self.work_dir)
-        elif self.mode != "train":
-            self.logger.warning(
-                "mode=%s without load_from: the weights are those of initialisation", self.mode
-            )
 
     # -- the end --------------------------------------------------------------------------------
 
@@ -368,7 +305,7 @@ class Runner:
         self.state.save_requests.clear()
         calls: list[Callable[[], None]] = [
             lambda: self.hooks.on_exception(self, error=error),
-            self.save_requested,
+            self.checkpointer.save_requested,
             self.writer.wait,
             lambda: self.hooks.after_run(self),
             self.writer.wait,  # Where the first one was broken off.
@@ -381,6 +318,15 @@ class Runner:
                 call()
             except Exception:
                 self.logger.exception("this failed too, while the run was ending with an error")
+
+    def _tell_user(self, summary: Summary) -> None:
+        parts = self._parts
+        for line in summary.describe(
+            self.work_dir, parts.words_of_an_evaluation, parts.words_of_a_training
+        ):
+            self.logger.info(line)
+        for warning in summary.host_time.over(self.settings.hook_budget):
+            self.logger.warning(warning)
 
     def _summarize(self, seconds: float) -> Summary:
         state = self.state

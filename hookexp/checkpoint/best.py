@@ -38,15 +38,15 @@ class BestScores:
         less_keys: Sequence[str] = (),
     ) -> None:
         _refuse_unfit(metrics, rules)
-        self._metrics = metrics
+        self.metrics = metrics
         self._rules = [parse_rule(rule) for rule in rules]
-        self._greater_keys = greater_keys or GREATER_KEYS
-        self._less_keys = less_keys or LESS_KEYS
+        self.greater_keys = tuple(greater_keys) or GREATER_KEYS
+        self.less_keys = tuple(less_keys) or LESS_KEYS
         self._best: dict[str, dict[str, Any]] = {}
 
     def __len__(self) -> int:
         """How many metrics are watched."""
-        return len(self._metrics)
+        return len(self.metrics)
 
     def rules(self, metric_names: Iterable[str], parameter: str = "save_best") -> dict[str, str]:
         """The metrics by which best checkpoints are kept, and of each `greater` or `less`.
@@ -56,13 +56,13 @@ class BestScores:
         """
         names = list(metric_names)
         rules: dict[str, str] = {}
-        for index, wanted in enumerate(self._metrics):
+        for index, wanted in enumerate(self.metrics):
             metric = self._resolve(wanted, names)
             require_metric(parameter, metric, names)
             if self._rules:
                 rules[metric] = self._rules[index if len(self._rules) > 1 else 0]
             else:
-                rules[metric] = infer_rule(metric, self._greater_keys, self._less_keys, parameter)
+                rules[metric] = infer_rule(metric, self.greater_keys, self.less_keys, parameter)
         return rules
 
     def beaten_by(self, metrics: Mapping[str, float]) -> Iterator[tuple[str, float]]:
@@ -84,7 +84,7 @@ class BestScores:
 
     def files(self) -> dict[str, str | None]:
         """Where the best by each metric is; None where no score has come yet."""
-        metrics = [self._resolve(metric, self._best) for metric in self._metrics]
+        metrics = [self._resolve(metric, self._best) for metric in self.metrics]
         return {m: self._best[m]["file"] if m in self._best else None for m in metrics}
 
     def state_dict(self) -> dict[str, dict[str, Any]]:

@@ -64,8 +64,8 @@ def collect(runner: Runner, request: SaveRequest) -> dict[str, Any]:
     checkpoint: dict[str, Any] = {
         "meta": meta,
         "state_dict": weights,
-        "beside": runner.beside.state_dict(),
-        "frozen": runner.frozen.state_dict(),
+        "beside": runner.checkpointer.beside.state_dict(),
+        "frozen": runner.checkpointer.frozen.state_dict(),
         "loop": {**runner.state.state_dict(), "budget": _budget(runner)},
         "sampler": sampler_of(runner),
         "objective": None if runner.objective is None else asdict(runner.objective),
@@ -169,7 +169,7 @@ def restore_run(runner: Runner, checkpoint: Mapping[str, Any]) -> None:
     schedulers.load_state_dict({n: s for n, s in states.items() if n in schedulers.schedulers})
     runner.message_hub.load_state_dict(checkpoint["message_hub"])
     if "beside" in checkpoint:
-        runner.beside.load_state_dict(checkpoint["beside"])
+        runner.checkpointer.beside.load_state_dict(checkpoint["beside"])
     if "buffers" in checkpoint:
         rank_buffers.load_state(runner.model, checkpoint["buffers"])
     saved = checkpoint["objective"]
@@ -217,7 +217,7 @@ def restore_hooks(runner: Runner, checkpoint: Mapping[str, Any]) -> None:
                 ) from error
     runner.param_schedulers.put_back(checkpoint.get("scheduled", {}))
     if "frozen" in checkpoint:
-        runner.frozen.load_state_dict(checkpoint["frozen"])
+        runner.checkpointer.frozen.load_state_dict(checkpoint["frozen"])
     streams = {"stream": runner.train_dataloader, "val_stream": runner.val_dataloader}
     for key, loader in streams.items():
         states = checkpoint.get(key, ())

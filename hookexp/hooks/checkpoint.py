@@ -105,6 +105,8 @@ class CheckpointHook(Hook):
         self.max_keep_ckpts = max_keep_ckpts
         self.save_last = save_last
         self.best = BestScores(*map(_as_list, (save_best, rule, greater_keys, less_keys)))
+        self.save_best = self.best.metrics
+        self.greater_keys, self.less_keys = self.best.greater_keys, self.best.less_keys
         self.filename_tmpl = _checked_template(filename_tmpl)
         self.published_keys = _as_list(published_keys)
         self.save_begin = save_begin

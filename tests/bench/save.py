@@ -58,7 +58,7 @@ class Saves:
         runner, name = self.runner, next(self.names)
         runner.save_checkpoint(name)
         began = time.perf_counter()
-        runner.save_requested()
+        runner.checkpointer.save_requested()
         stalled = time.perf_counter() - began
         runner.writer.wait()
         seconds = time.perf_counter() - began

@@ -129,7 +129,7 @@ class PredictingTask(TinyTask):
 def values_after(make_runner, task, model, **more):
     runner = make_runner({}, task=task, model=model, max_epochs=1, **more)
     runner.run("train")
-    return runner.beside.state_dict()["values"][0]
+    return runner.checkpointer.beside.state_dict()["values"][0]
 
 
 def test_what_is_no_state_is_not_held_and_not_told(make_runner, caplog):
@@ -230,7 +230,9 @@ def test_optimizers_of_the_run_hide_nothing_where_they_are_in_a_dict_or_list(
     runner.optimizer.param_groups[0]["momentum"] = 0.9
     with caplog.at_level("WARNING"):
         runner.run("train")
-        assert runner.beside.state_dict()["values"] == [{"task": {"steps": [3, False]}}]
+        assert runner.checkpointer.beside.state_dict()["values"] == [
+            {"task": {"steps": [3, False]}}
+        ]
     assert "no checkpoint" not in caplog.text
 
 

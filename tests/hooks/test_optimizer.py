@@ -228,7 +228,7 @@ def test_the_loss_scale_of_a_resumed_run_is_what_the_config_says_now(
         make_runner, OptimizerHook(loss_scale=before), Plain(), precision="fp16", max_epochs=1
     )
     first.save_checkpoint("a.pth")
-    first.save_requested()
+    first.checkpointer.save_requested()
     first.writer.wait()
     scales = []
 

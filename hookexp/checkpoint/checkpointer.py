@@ -1,0 +1,107 @@
+"""`Checkpointer`: what of a run goes into its checkpoints, and when one is put back into it.
+
+task.setup                    `note_parts`
+before_run, then training     `note_weights`: the names and shapes of weights are final
+after_load_checkpoint         `load`, all but what hooks hold
+before_train                  `restore_hooks`
+at a safe point               `save_requested`
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any
+
+from hookexp.checkpoint import snapshot, weights
+from hookexp.checkpoint.beside import Beside
+from hookexp.checkpoint.frozen import Frozen
+from hookexp.checkpoint.loading import load_into, read_start
+from hookexp.checkpoint.store import CheckpointStore
+from hookexp.checkpoint.writer import CheckpointWriter
+
+if TYPE_CHECKING:
+    from hookexp.parts import Parts
+    from hookexp.runner import Runner
+
+logger = logging.getLogger("hookexp")
+
+
+class Checkpointer:
+    """Saves a run and continues it.
+
+    Args:
+        runner: has its parts by now.
+        parts: say which checkpoint it begins with.
+    """
+
+    def __init__(self, runner: Runner, parts: Parts) -> None:
+        self._runner = runner
+        self._parts = parts
+        self.writer = CheckpointWriter(CheckpointStore(parts.work_dir), parts.sinks.flush)
+        self.frozen = Frozen(parts.model)
+        self.note_parts()
+        self.note_weights()
+        self._has_begun_training = False
+        self._to_restore: dict[str, Any] = {}
+
+    def note_parts(self) -> None:
+        """Take what there is beside the weights for the begin of training."""
+        runner = self._runner
+        self.beside = Beside(runner.model, runner.task, runner.optim_wrapper.optimizers.items())
+
+    def note_weights(self) -> None:
+        """Take the model's weights for those that a checkpoint of this run may have."""
+        self._shapes = weights.shapes_of(self._runner.model)
+
+    def load(self) -> None:
+        """Load what `resume` or `load_from` name, before training begins; not again after it."""
+        if self._has_begun_training:
+            return
+        runner, parts = self._runner, self._parts
+        self._has_begun_training = runner.mode == "train"
+        # Given back once it is in the run: it is as large as all of its state.
+        start, parts.start = parts.start, None
+        start = start or read_start(
+            *(parts.resume, parts.load_from, self.writer.store, runner.model),
+            trusted=parts.load_from_trusted,
+        )
+        if start is not None:
+            runner.resumed = parts.resume is not None and runner.mode == "train"
+            self._to_restore = load_into(runner, start, parts.resume_ignore)
+            if parts.resume == "auto" and runner.resumed:
+                snapshot.restore_end(runner, start.checkpoint)
+        elif parts.resume == "auto":
+            runner.sinks.start_over()
+            runner.sinks.log_config(runner.cfg)
+            logger.info("resume=auto: no checkpoint in %s, training begins", runner.work_dir)
+        elif runner.mode != "train":
+            logger.warning(
+                "mode=%s without load_from: the weights are those of initialisation", runner.mode
+            )
+
+    def restore_hooks(self) -> None:
+        """Put back the hooks' states and the generators; only after a resume there are any."""
+        if self._to_restore:
+            snapshot.restore_hooks(self._runner, self._to_restore)
+            self._to_restore = {}
+
+    def save_requested(self) -> None:
+        """Write the checkpoints that were asked for. Only the loop calls this, at a safe point."""
+        runner = self._runner
+        requests, runner.state.save_requests = runner.state.save_requests, []
+        for request in requests:
+            checkpoint = snapshot.collect(runner, request)
+            if doubts := weights.doubts_about_weights(checkpoint, self._shapes):
+                logger.warning(doubts)
+                self.note_weights()
+            runner.hooks.before_save_checkpoint(runner, checkpoint=checkpoint)
+            snapshot.collect_of_hooks(runner, request, checkpoint)
+            snapshot.ensure_loadable(checkpoint)
+            if runner.rank == 0:
+                self.writer.save(
+                    checkpoint,
+                    request.filename,
+                    request.obsolete,
+                    request.points_last,
+                    request.in_background,
+                )
