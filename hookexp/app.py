@@ -33,6 +33,7 @@ from hookexp.compose.named_sets import SetSearchPath, check_taken_away
 from hookexp.compose.register import register
 from hookexp.compose.secrets import save_config
 from hookexp.compose.startup import collector_paused, resume_collector
+from hookexp.compose.streams import make_sturdy
 from hookexp.compose.typed import drop_keys_of_the_old_target, words_of_an_evaluation
 from hookexp.log import FILE_ONLY
 from hookexp.signals import leave_if_asked, leave_quietly
@@ -46,7 +47,7 @@ register()
 def main() -> None:
     """Run what the command line says; leaves with 0, 1 for an error, 130 or 143 for a signal."""
     overrides: Sequence[str] = ()
-    boundary.open_closed_streams()
+    make_sturdy()
     with leave_quietly(), collector_paused(), boundary.hydra_raises():
         try:
             sys.argv[1:] = with_the_finder(sys.argv[1:])
@@ -57,8 +58,6 @@ def main() -> None:
             with _importable(Path.cwd(), line.config_dir):
                 _run_hydra()
             sys.stdout.flush()
-        except BrokenPipeError:
-            boundary.silence_stdout()
         except Exception as error:
             if not isinstance(error, boundary.Reported):
                 boundary.report(error, overrides)

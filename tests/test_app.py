@@ -22,6 +22,10 @@ class Hello(Hook):
     def before_train(self, runner):
         runner.logger.info("hello from %s", os.getcwd())
 
+class Chatty(Hook):
+    def before_train(self, runner):
+        print("hello", flush=True)
+
 class Bad(Hook):
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
         raise RuntimeError("boom")
@@ -91,6 +95,22 @@ def test_a_run_that_nobody_listens_to_ends_well(tmp_path: Path, closed: str) -> 
     assert (done.returncode, done.stderr) == (0, b"")
     (summary,) = tmp_path.rglob("summary.json")
     assert json.loads(summary.read_text())["status"] == "finished"
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="nothing that is always full")
+def test_a_stdout_that_takes_no_more_is_told_once_and_the_run_goes_on(tmp_path: Path) -> None:
+    (tmp_path / "my_module.py").write_text(HOOKS)
+    words = (*SHORT, "+hooks.mine._target_=my_module.Chatty")
+    command = f"{sys.executable} -m hookexp {' '.join(words)} > /dev/full"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        ["sh", "-c", command], cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0
+    assert done.stderr.count("\n") == 1
+    assert "stdout takes no more (No space left on device)" in done.stderr
+    (log,) = tmp_path.rglob("hookexp.log")
+    assert "finished after" in log.read_text()
 
 
 def test_a_bug_shows_its_own_frames_and_the_hook(tmp_path: Path) -> None:

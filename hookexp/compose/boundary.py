@@ -48,24 +48,9 @@ def leaves_on_error(cfg: DictConfig) -> Iterator[None]:
     """Report what is raised within and leave the process with code 1."""
     try:
         yield
-    except BrokenPipeError:
-        silence_stdout()
-        raise SystemExit(0) from None
     except Exception as error:
         report(error, [str(override) for override in cfg.hydra.overrides.task])
         raise SystemExit(1) from None
-
-
-def open_closed_streams() -> None:
-    """Where there is nobody to say anything to, as after `>&-`, what is said goes nowhere."""
-    for name in ("stdout", "stderr"):
-        if getattr(sys, name) is None:
-            setattr(sys, name, open(os.devnull, "w"))  # noqa: PTH123, SIM115
-
-
-def silence_stdout() -> None:
-    """The reader has gone, as in `hookexp --help | head`; nothing is left to say to it."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def report(error: BaseException, overrides: Sequence[str], who: str = "hookexp") -> str:
