@@ -28,6 +28,7 @@ from torch.utils.data import (
 from hookexp.data import workers
 from hookexp.data.sampler import BatchSampler
 from hookexp.data.stream import BatchStream
+from hookexp.errors import add_note
 from hookexp.seed import derive_seeds
 
 
@@ -238,4 +239,8 @@ class _SeededSamples(Dataset[Any]):
         random.seed(seed)
         np.random.seed(seed & 0xFFFFFFFF)
         torch.default_generator.manual_seed(seed)
-        return self.dataset[index]
+        try:
+            return self.dataset[index]
+        except Exception as error:
+            add_note(error, f"while sample {index} of {type(self.dataset).__name__} was read")
+            raise

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import sys
 
 import numpy as np
 import pytest
@@ -13,6 +14,10 @@ from torch.utils.data import Dataset
 
 from hookexp.data.loader import BatchStream, MemoryLoader, WorkerLoader, num_batches
 from hookexp.data.sampler import BatchSampler
+
+NOTES_ARE_SENT = pytest.mark.skipif(
+    sys.version_info < (3, 11), reason="a worker sends its error as Python prints it, without notes"
+)
 
 
 class Augmented(Dataset):
@@ -47,6 +52,25 @@ def test_random_augmentation_does_not_depend_on_workers():
     assert all(torch.equal(a, b) for a, b in zip(alone, with_two, strict=True))
     noise = torch.cat(alone)[:, 1:]
     assert len(noise.unique()) == noise.numel()
+
+
+class Torn(Dataset):
+    def __getitem__(self, index):
+        if index == 13:
+            raise KeyError("no label")
+        return index
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork.*:DeprecationWarning")
+@pytest.mark.parametrize("num_workers", [0, pytest.param(2, marks=NOTES_ARE_SENT)])
+def test_an_error_of_a_data_set_says_which_sample_it_was(num_workers):
+    loader = WorkerLoader(
+        Torn(), BatchSampler(20, 4, seed=3, shuffle=True), num_workers=num_workers
+    )
+    with pytest.raises(KeyError) as caught:
+        list(loader.iterate(0))
+    text = "".join([str(caught.value), *getattr(caught.value, "__notes__", ())])
+    assert "while sample 13 of Torn was read" in text
 
 
 class Strong(Dataset):
