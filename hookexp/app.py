@@ -30,11 +30,12 @@ from hookexp.compose.lock import locked
 from hookexp.compose.lr_find import for_lr_find, with_the_finder
 from hookexp.compose.modes import check_mode
 from hookexp.compose.named_sets import SetSearchPath, check_taken_away
+from hookexp.compose.old_keys import drop_keys_of_old_targets
 from hookexp.compose.register import register
 from hookexp.compose.secrets import save_config
 from hookexp.compose.startup import collector_paused, resume_collector
 from hookexp.compose.streams import make_sturdy
-from hookexp.compose.typed import drop_keys_of_the_old_target, words_of_an_evaluation
+from hookexp.compose.typed import words_of_an_evaluation
 from hookexp.log import FILE_ONLY
 from hookexp.signals import leave_if_asked, leave_quietly
 
@@ -98,7 +99,7 @@ def _run(cfg: DictConfig, work_dir: Path) -> float | None:
         save_config(cfg, work_dir)
         from hookexp import dist
 
-        drop_keys_of_the_old_target(cfg, [str(w) for w in HydraConfig.get().overrides.task])
+        drop_keys_of_old_targets(cfg, [str(w) for w in HydraConfig.get().overrides.task])
         try:
             summary = _build_and_run(cfg, work_dir)
         finally:

@@ -17,7 +17,8 @@ from hookexp.build import build_hooks, build_runner
 from hookexp.build_data import build_loaders
 from hookexp.compose.conf_dir import with_hydra
 from hookexp.compose.isolation import restored_process_state
-from hookexp.compose.typed import drop_keys_of_the_old_target, words_of_an_evaluation
+from hookexp.compose.old_keys import drop_keys_of_old_targets
+from hookexp.compose.typed import words_of_an_evaluation
 from hookexp.data.loader import BatchStream, MemoryLoader, WorkerLoader
 from hookexp.errors import ConfigError
 from hookexp.hook import Hook
@@ -589,12 +590,12 @@ def test_a_state_that_cannot_be_saved_is_told_before_the_first_batch(tmp_path):
 def test_a_typed_target_drops_the_keys_of_the_one_before():
     words = [f"model._target_={HERE}.Net", "optimizer._target_=torch.optim.RMSprop"]
     cfg = config(*words)
-    drop_keys_of_the_old_target(cfg, words)
+    drop_keys_of_old_targets(cfg, words)
     assert set(cfg.model) == {"_target_"}
     assert {"lr", "momentum"} <= set(cfg.optimizer) and "nesterov" not in cfg.optimizer
     words = [f"model._target_={HERE}.Net", "model.width=3"]
     cfg = config(*words)
-    drop_keys_of_the_old_target(cfg, words)
+    drop_keys_of_old_targets(cfg, words)
     assert set(cfg.model) == {"_target_", "width"}
 
 

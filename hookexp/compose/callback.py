@@ -23,6 +23,7 @@ from hookexp.compose.folders import (
 )
 from hookexp.compose.lock import lock
 from hookexp.compose.modes import check_mode
+from hookexp.compose.old_keys import drop_keys_of_old_targets
 from hookexp.errors import ConfigError
 
 
@@ -44,6 +45,7 @@ class RunCallback(Callback):
                 raise
             if config.mode == "explain":
                 HydraConfig.instance().set_config(config)
+                drop_keys_of_old_targets(config, config.hydra.overrides.task)
                 print(explain(config))
                 raise SystemExit(0)
             if is_other_rank():

@@ -2,40 +2,16 @@
 
 from __future__ import annotations
 
-import inspect
 import re
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
-import hydra.utils
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig
 
 from hookexp.compose.lr_find import without_the_search
 
 _OF_AN_EVALUATION = ("experiment", "data", "model", "task")
-_TARGET = "._target_="
-
-
-def drop_keys_of_the_old_target(cfg: DictConfig, words: Sequence[str]) -> None:
-    """With `model._target_=my_module.Net` the keys of the model before it go, where Net has none.
-
-    Keys that were typed stay, so that a wrong one of those is told.
-    """
-    for word in words:
-        path, found, target = word.lstrip("+").partition(_TARGET)
-        if not found or not isinstance(node := OmegaConf.select(cfg, path), DictConfig):
-            continue
-        try:
-            parameters = inspect.signature(hydra.utils.get_object(target.strip("'\""))).parameters
-        except Exception:
-            continue  # `instantiate` says what is wrong with it.
-        typed = {w.lstrip("+~").partition("=")[0] for w in words}
-        for key in list(node):
-            inherited = f"{path}.{key}" not in typed and not str(key).startswith("_")
-            if inherited and key not in parameters and key != "priority":
-                with open_dict(cfg):
-                    del node[key]
 
 
 def words_of_an_evaluation(cfg: DictConfig) -> str:

@@ -30,7 +30,7 @@ from hydra import compose
 import hookexp.app  # noqa: F401  (registers the plugins)
 from hookexp.compose.conf_dir import with_hydra
 from hookexp.compose.isolation import restored_process_state
-from hookexp.compose.typed import drop_keys_of_the_old_target
+from hookexp.compose.old_keys import drop_keys_of_old_targets
 from hookexp.errors import ConfigError
 from hookexp.verify import verify_resume
 
@@ -166,7 +166,7 @@ def verdict(words: list[str]) -> str:
     ):
         with with_hydra():
             cfg = compose("config", overrides=words)
-        drop_keys_of_the_old_target(cfg, words)
+        drop_keys_of_old_targets(cfg, words)
         try:
             verify_resume(cfg, Path(folder))
         except ConfigError as error:
