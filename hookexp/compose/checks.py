@@ -127,6 +127,11 @@ def nodes_of(cfg: DictConfig, group: str) -> list[tuple[str, DictConfig]]:
     for name, node in parts.items():
         if node is None:
             continue
+        if name == "_target_":
+            raise ConfigError(
+                f"{group}._target_={node}: each of the {group} stands under a name of its own; for "
+                f"{group}/NAME.yaml a defaults list has the line `- /{group}/NAME: default`"
+            )
         require_target(node, f"{group}.{name}", f", or add it as a group: {group}=+{name}")
         nodes.append((str(name), node))
     return nodes

@@ -5,9 +5,11 @@ Rules run while a Hydra is initialized, so they can look up what there is.
 
 from __future__ import annotations
 
+import glob
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.object_type import ObjectType
@@ -53,8 +55,6 @@ def no_such_option(group: str, option: str) -> str:
         names = members(top)
         if member not in names:
             return _no_such_member(top, member)
-        if not there_are:
-            return f"{group}={option}: {member} is a single file without options: {top}=+{member}"
     elif group in SETS:
         if option in members(group):
             return (
@@ -69,12 +69,25 @@ def no_such_option(group: str, option: str) -> str:
         return f"{group}={option}: there is no group {group}; groups are: {listed(groups)}"
     return (
         f"{group}={option}: there is no such option; {group} has: {listed(there_are)}"
-        f"{nearest(option, there_are)}"
+        f"{nearest(option, there_are)}{_where_there_is(f'{group}/{option}')}"
     )
 
 
 def _no_such_member(group: str, name: str) -> str:
-    return f"{group}=+{name}: there is no {_one(group)} {name!r}; {_members_there_are(group, name)}"
+    own = _where_there_is(f"{group}/{name}") or _where_there_is(f"{group}/{name}/default")
+    return (
+        f"{group}=+{name}: there is no {_one(group)} {name!r}; "
+        f"{_members_there_are(group, name)}{own}"
+    )
+
+
+def _where_there_is(config: str) -> str:
+    """`; my_conf/model/net.yaml needs --config-dir my_conf` for a file that nobody looks at."""
+    name = glob.escape(f"{config}.yaml")
+    for file in (path for pattern in (name, f"*/{name}") for path in Path().glob(pattern)):
+        folder = str(file).removesuffix(f"{config}.yaml").rstrip("/") or "."
+        return f"; {file} needs --config-dir {folder} before the other words"
+    return ""
 
 
 def _members_there_are(group: str, name: str) -> str:

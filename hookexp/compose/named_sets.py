@@ -4,6 +4,7 @@
 (`hooks/ema`). Hydra's override grammar accepts `+ema-iter_timer` as the name of an option of the
 group `hooks`; what it lacks is a config of that name. `SetSource` answers for it with a defaults
 list, so everything Hydra can do with an option works: sweeps, `hooks/ema=swa` beside it, `--info`.
+A member that is one file, `hooks/mine.yaml`, has the option `default` like any other.
 
 Taking away is a matter of the whole config, since an experiment may have added or set values for
 what `-name` takes away. So `config.yaml` ends its defaults list with `minus/hooks: ${hooks}`, and
@@ -13,6 +14,7 @@ what `-name` takes away. So `config.yaml` ends its defaults list with `minus/hoo
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -67,7 +69,7 @@ def check_taken_away(cfg: DictConfig, choices: Any) -> None:
 
 
 class SetSource(ConfigSource):
-    """Answers for the options of `hooks` and `sinks` that are edits of the default set."""
+    """Answers for edits of the default sets, and for members that are one file."""
 
     typed: ClassVar[str] = ""
     """The edits before the one that is being completed: `+ema` in `hooks=+ema+ea`."""
@@ -80,27 +82,31 @@ class SetSource(ConfigSource):
         return True
 
     def is_group(self, config_path: str) -> bool:
-        return config_path in SETS
+        return config_path in SETS or _single_file(config_path) is not None
 
     def is_config(self, config_path: str) -> bool:
         group, _, option = config_path.partition("/")
-        return group == _MINUS or (group in SETS and SetEdits.matches(option))
+        is_edit = group == _MINUS or (group in SETS and SetEdits.matches(option))
+        return is_edit or _single_file_of_option(config_path) is not None
 
     def load_config(self, config_path: str) -> ConfigResult:
         group, _, option = config_path.partition("/")
         if group == _MINUS:
             group, _, option = option.partition("/")
             return self._result(_nulls(group, option), package="_global_")
+        if (file := _single_file_of_option(config_path)) is not None:
+            return _under_its_name(file, option.partition("/")[0])
         edits = SetEdits.parse(group, option)
         defaults: list[Any] = ["default"]
-        for name, choice in edits.added.items():
-            defaults.append(_default_of(group, name, choice))
+        defaults += [{name: choice or "default"} for name, choice in edits.added.items()]
         return self._result({"defaults": [*defaults, "_self_"]}, package=None)
 
     def list(self, config_path: str, results_filter: ObjectType | None) -> list[str]:
         """The edits that completion offers."""
-        if config_path not in SETS or results_filter is ObjectType.GROUP:
+        if results_filter is ObjectType.GROUP:
             return []
+        if config_path not in SETS:
+            return [] if _single_file(config_path) is None else ["default"]
         there_are = members(config_path)
         fresh = [name for name in there_are if name not in re.split("[+-]", self.typed)]
         return [f"{prefix}{sign}{n}" for prefix in {"", self.typed} for n in fresh for sign in "+-"]
@@ -139,19 +145,27 @@ def _edits_in(choices: Any, group: str) -> SetEdits:
     return SetEdits.parse(group, option) if SetEdits.matches(option) else SetEdits({}, ())
 
 
-def _default_of(group: str, name: str, choice: str | None) -> Any:
-    """The item of a defaults list that puts a member into its set."""
-    if choice is None and not any(s.is_group(f"{group}/{name}") for s in _sources()):
-        for source in _sources():
-            if source.is_config(f"{group}/{name}"):
-                return _single_file(source, group, name)
-    return {name: choice or "default"}
+def _single_file_of_option(config_path: str) -> ConfigResult | None:
+    """The file `hooks/mine.yaml`, asked for as `hooks/mine/default`."""
+    member, _, option = config_path.rpartition("/")
+    return _single_file(member) if option == "default" else None
 
 
-def _single_file(source: ConfigSource, group: str, name: str) -> str:
-    """A member that is one file, `hooks/my_hook.yaml`: its content or its key is the member."""
-    content = source.load_config(f"{group}/{name}").config
-    return f"{name}@{name}" if "_target_" in content else name
+def _single_file(member: str) -> ConfigResult | None:
+    """A member of a set (`hooks/mine`) that is no folder of options but one file."""
+    group, _, name = member.partition("/")
+    if group not in SETS or not name or "/" in name:
+        return None
+    return next((s.load_config(member) for s in _sources() if s.is_config(member)), None)
+
+
+def _under_its_name(file: ConfigResult, name: str) -> ConfigResult:
+    """The file's content is the member, or what stands under the member's name in it is."""
+    if "_target_" in file.config:
+        return replace(file, header={"package": None})
+    if name in file.config:
+        return replace(file, header={"package": None}, config=file.config[name])
+    return file
 
 
 def _sources() -> list[ConfigSource]:

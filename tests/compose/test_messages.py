@@ -263,6 +263,9 @@ def my_conf(tmp_path: Path) -> Path:
         "model/empty.yaml": "",
         "experiment/wrong.yaml": "# @package _global_\ndefaults:\n  - override /hooks/ema: swa\n",
         "model/broken.yaml": "width: [1\nheight: 2\n",
+        "hooks/spike.yaml": "_target_: a.Spike\n",
+        "hooks/step/default.yaml": "_target_: a.Step\n",
+        "experiment/no_name.yaml": "# @package _global_\ndefaults:\n  - /hooks/spike\n",
         "model/variable.yaml": "_target_: a.B\nroot: ${oc.env:NO_SUCH_VARIABLE}\n",
     }
     for name, content in files.items():
@@ -316,6 +319,11 @@ def my_conf(tmp_path: Path) -> Path:
             "{conf}/experiment/hook.yaml, line 3: hooks.chekpoint: has no "
             "_target_, so nothing can be made of it; did you mean checkpoint?",
         ),
+        (
+            "experiment=no_name",
+            "hooks._target_=a.Spike: each of the hooks stands under a name of its own; for "
+            "hooks/NAME.yaml a defaults list has the line `- /hooks/NAME: default`",
+        ),
         ("model=target", "{conf}/model/target.yaml, line 1: model: has target: where _target_:"),
         ("model=empty", "{conf}/model/empty.yaml, line 1: model: has no _target_, so nothing"),
         ("model=broken", "{conf}/model/broken.yaml, line 2, column 7: not valid yaml: "),
@@ -327,6 +335,21 @@ def test_mistake_in_a_folder_of_ones_own(
     answer = cli("--config-dir", str(my_conf), *words.split(" "))
     assert answer.code == 1
     assert answer.message.startswith("hookexp: " + message.format(conf=my_conf))
+
+
+@pytest.mark.parametrize(
+    ("words", "file"),
+    [
+        ("experiment=mine", "experiment/mine.yaml"),
+        ("model=empty", "model/empty.yaml"),
+        ("hooks=+spike", "hooks/spike.yaml"),
+        ("hooks=+step", "hooks/step/default.yaml"),
+    ],
+)
+def test_a_file_in_a_folder_that_was_not_given_is_shown(
+    cli: Callable[..., Any], my_conf: Path, words: str, file: str
+) -> None:
+    assert f"my_conf/{file} needs --config-dir my_conf before" in cli(words).message
 
 
 def test_a_file_in_another_encoding_is_named(cli: Callable[..., Any], tmp_path: Path) -> None:

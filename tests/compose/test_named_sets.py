@@ -95,6 +95,24 @@ def test_a_hook_in_a_folder_of_ones_own(
     assert list(hooks) == [*DEFAULT, "mine", "ema"]
 
 
+@pytest.mark.parametrize("content", ["_target_: my.Hook\n", "mine:\n  _target_: my.Hook\n"])
+def test_an_experiment_takes_a_hook_of_one_file_like_any_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str
+) -> None:
+    for name, text in {
+        "hooks/mine": content,
+        "experiment/adds": "defaults:\n  - /hooks/mine: default\n",
+        "experiment/sets": "defaults:\n  - /hooks/mine: default\nhooks: {mine: {factor: 3}}\n",
+    }.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / f"{name}.yaml").write_text(f"# @package _global_\n{text}")
+    monkeypatch.setattr(SetSearchPath, "config_dir", tmp_path)
+    assert hooks_of("experiment=adds")["mine"] == {"_target_": "my.Hook"}
+    assert hooks_of("experiment=sets")["mine"] == {"_target_": "my.Hook", "factor": 3}
+    assert hooks_of("+hooks/mine=default")["mine"] == {"_target_": "my.Hook"}
+    assert "mine" not in hooks_of("experiment=adds", "hooks=-mine")
+
+
 @pytest.mark.parametrize("option", ["+", "+ema+", "+ema/", "+ema-ema", "+ema+ema/swa", "-ema/swa"])
 def test_edits_that_say_nothing_clear(option: str) -> None:
     with pytest.raises(ConfigError, match="hooks="):
