@@ -43,8 +43,15 @@ class Job:
 
     @property
     def value(self) -> float | None:
-        value = self.objective.get("value")
-        return None if value is None or math.isnan(value) else float(value)
+        return _number(self.objective.get("value"))
+
+    @property
+    def result(self) -> dict[str, Any]:
+        """The objective; where no metric tells its direction, the first one at the end."""
+        name = next(iter(self.summary.get("metrics", {})), None)
+        if self.objective or name is None:
+            return self.objective
+        return {**self.summary, "name": name, "value": self.summary["metrics"][name]}
 
 
 @dataclass(frozen=True)
@@ -140,7 +147,7 @@ def table_of(jobs: Sequence[Job]) -> tuple[list[str], list[list[str]]]:
     """Head and rows: number, the overrides that differ, status, objective, time, folder."""
     keys = list(dict.fromkeys(key for job in jobs for key in job.overrides))
     varying = [k for k in keys if len({job.overrides.get(k) for job in jobs}) > 1]
-    names = {job.objective["name"] for job in jobs if job.objective}
+    names = {job.result["name"] for job in jobs if job.result}
     metric = names.pop() if len(names) == 1 else "objective"
     best = best_of(jobs)
     rows = [
@@ -159,17 +166,35 @@ def table_of(jobs: Sequence[Job]) -> tuple[list[str], list[list[str]]]:
 
 
 def _value_cell(job: Job, metric: str) -> str:
-    if job.value is None:
+    value = _number(job.result.get("value"))
+    if value is None:
         return "-"
-    name = "" if metric != "objective" else f"{job.objective['name']} "
-    return f"{name}{job.value:.4g}"
+    name = "" if metric != "objective" else f"{job.result['name']} "
+    return f"{name}{value:.4g}"
 
 
 def _reached(job: Job) -> str:
-    if job.value is None:
+    if _number(job.result.get("value")) is None:
         return "-"
-    epoch, iteration = job.objective.get("epoch"), job.objective.get("iter")
+    epoch, iteration = job.result.get("epoch"), job.result.get("iter")
     return f"epoch {epoch}, iter {iteration}" if epoch else f"iter {iteration}"
+
+
+def _number(value: Any) -> float | None:
+    return None if value is None or math.isnan(value) else float(value)
+
+
+def _how_to_tell_the_best(jobs: Sequence[Job]) -> str:
+    """What to type so that a best is marked; empty where one is, or there is nothing to compare."""
+    names = {job.result["name"] for job in jobs if job.result}
+    if len(names) != 1 or any(job.objective for job in jobs):
+        return ""
+    name = names.pop()
+    return (
+        f"The name {name} does not tell whether greater is better; to mark the best: "
+        f"hooks/checkpoint=best hooks.checkpoint.save_best={name} hooks.checkpoint.rule=greater "
+        "(or less)"
+    )
 
 
 def _duration(seconds: Any) -> str:
@@ -198,6 +223,8 @@ def _show(jobs: Sequence[Job], sweep: _Sweep) -> None:
         widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
         for row in (head, *rows):
             print("  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip())
+    if hint := _how_to_tell_the_best(jobs):
+        print(hint)
     for job in jobs:
         if job.summary.get("error") and job.folder not in sweep.told:
             print(f"run {job.number} failed: {job.summary['error']}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -38,6 +39,24 @@ def test_the_table_shows_what_differs() -> None:
     assert head == ["run", "lr", "status", "m", "reached", "time", "folder"]
     assert rows[0] == ["0", "1", "finished", "0.5", "epoch 2, iter 40", "1m 15s", "0"]
     assert rows[1][:4] == ["1*", "2", "finished", "0.7"]
+
+
+def test_a_metric_of_no_known_direction_is_shown_and_none_is_the_best(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    begin(OmegaConf.create({"hydra": {"sweep": {"dir": str(tmp_path)}}}))
+    for number, value in enumerate((0.1, 0.35)):
+        folder = tmp_path / f"{number}_x"
+        (folder / ".hydra").mkdir(parents=True)
+        (folder / ".hydra" / "overrides.yaml").write_text(f"- lr={number}\n")
+        summary = {"status": "finished", "objective": None, "metrics": {"zap": value, "b": 1.0}}
+        (folder / "summary.json").write_text(json.dumps({**summary, "epoch": 2, "iter": 40}))
+    end()
+    out = capsys.readouterr().out
+    assert re.search(r"run +lr +status +zap +reached", out)
+    assert re.search(r"^1 +1 +finished +0\.35 +epoch 2, iter 40", out, re.MULTILINE)
+    assert "*" not in out
+    assert "hooks.checkpoint.save_best=zap hooks.checkpoint.rule=greater (or less)" in out
 
 
 @pytest.mark.parametrize(
