@@ -6,6 +6,7 @@ do not share one, and a run does not write into the results of another.
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import os
 import re
@@ -16,7 +17,8 @@ from omegaconf import DictConfig, OmegaConf, read_write
 from hookexp.compose.secrets import masked_words
 from hookexp.errors import ConfigError
 
-_MAX_NAME = 96
+_MAX_WORDS = 94
+"""Characters of the overrides in the name of a folder."""
 _TRACES = ("last_checkpoint", "scalars.jsonl")
 """Files that tell that a folder holds a run."""
 
@@ -25,18 +27,27 @@ class FolderInUse(ConfigError):
     """A folder holds a run already; nothing in it is touched."""
 
 
-def job_folder(number: int, overrides: str) -> str:
+def job_folder(number: int, overrides: str, sweep_dir: str, resume: str | None) -> str:
     """Resolver `hookexp.job_folder`: `3_hooks-+ema_optimizer.lr-0.1` for a job of a sweep.
 
-    A function of its arguments alone, so that a sweep that is issued again finds its folders.
+    The same for the same overrides, so that a sweep that is issued again finds its folders; with
+    `resume=auto` also those of jobs that had another number then.
     Made of characters that can stand in an override without quotes: `load_from=FOLDER`.
     """
-    overrides = masked_words(overrides)
-    name = re.sub(r"[^\w.+-]+", "-", f"{number}_{overrides}").rstrip("_-. ")
-    if len(name) <= _MAX_NAME:
+    words = _words_of_folder(masked_words(overrides))
+    name = f"{number}_{words}" if words else str(number)
+    if resume != "auto" or not words or (Path(sweep_dir) / name).exists():
         return name
+    before = (path.name for path in Path(sweep_dir).glob(f"*_{glob.escape(words)}"))
+    return next((old for old in sorted(before) if old.partition("_")[0].isdigit()), name)
+
+
+def _words_of_folder(overrides: str) -> str:
+    words = re.sub(r"[^\w.+-]+", "-", overrides).rstrip("_-. ")
+    if len(words) <= _MAX_WORDS:
+        return words
     digest = hashlib.sha256(overrides.encode()).hexdigest()[:8]
-    return f"{name[: _MAX_NAME - 9]}-{digest}"
+    return f"{words[: _MAX_WORDS - 9]}-{digest}"
 
 
 def claim_run_folder(cfg: DictConfig) -> None:

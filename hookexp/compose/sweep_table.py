@@ -17,11 +17,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import yaml
 from omegaconf import DictConfig, OmegaConf
 
 from hookexp.compose.secrets import mask_file
 
 SUMMARY_FILE = "summary.json"
+_FASTEST_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 @dataclass(frozen=True)
@@ -89,10 +91,9 @@ def read_jobs(folder: Path, since: float = 0.0) -> list[Job]:
             continue
         words = [str(word).partition("=") for word in OmegaConf.load(file)]
         overrides = {key: value for key, _, value in words}
-        number = re.match(r"\d+", file.parent.parent.name)
         jobs.append(
             Job(
-                number=int(number.group()) if number else len(jobs),
+                number=_number_of(file.parent.parent, len(jobs)),
                 folder=file.parent.parent,
                 overrides=overrides,
                 summary=_read_summary(
@@ -101,6 +102,18 @@ def read_jobs(folder: Path, since: float = 0.0) -> list[Job]:
             )
         )
     return sorted(jobs, key=lambda job: job.number)
+
+
+def _number_of(folder: Path, otherwise: int) -> int:
+    """A job's number in this sweep; its folder may have the number it had when it was trained."""
+    file = folder / ".hydra" / "hydra.yaml"
+    if file.is_file():
+        saved = yaml.load(
+            file.read_text(encoding="utf-8"), getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+        )
+        return int(saved["hydra"]["job"]["num"])
+    number = re.match(r"\d+", folder.name)
+    return int(number.group()) if number else otherwise
 
 
 def best_of(jobs: Sequence[Job]) -> Job | None:

@@ -94,14 +94,38 @@ def test_a_folder_without_permission(tmp_path: Path) -> None:
         claimed(tmp_path / "run")
 
 
+def name_of_job(number: int, overrides: str) -> str:
+    return job_folder(number, overrides, "nowhere", None)
+
+
 def test_a_jobs_folder_can_be_typed_and_is_not_too_long() -> None:
-    assert job_folder(3, "hooks=+ema/swa_optimizer.lr=0.1") == "3_hooks-+ema-swa_optimizer.lr-0.1"
-    assert job_folder(0, "") == "0"
+    words = "hooks=+ema/swa_optimizer.lr=0.1"
+    assert name_of_job(3, words) == "3_hooks-+ema-swa_optimizer.lr-0.1"
+    assert name_of_job(0, "") == "0"
     long = "_".join(f"hooks.checkpoint.key{n}=[1,2,{{a:'x y'}}]" for n in range(20))
-    name = job_folder(1, long)
+    name = name_of_job(1, long)
     assert len(name) <= 96
-    assert name == job_folder(1, long) != job_folder(1, f"{long}x")
+    assert name == name_of_job(1, long) != name_of_job(1, f"{long}x")
     assert not set(name) & set("/=,[]{}' :")
+
+
+def test_a_sweep_in_another_order_finds_the_folders_of_the_same_overrides(
+    cli: Callable[..., Any], stub_runs: Runs
+) -> None:
+    words = ("-m", "hydra.sweep.dir=sweep", "resume=auto")
+    for values in ("0.1,0.2", "0.3,0.2,0.1"):
+        assert cli(*words, f"optimizer.lr={values}").code == 0
+    names = {float(cfg.optimizer.lr): folder.name for cfg, folder in stub_runs[2:]}
+    assert names == {
+        0.1: "0_optimizer.lr-0.1",
+        0.2: "1_optimizer.lr-0.2",
+        0.3: "0_optimizer.lr-0.3",
+    }
+    assert cli(*words[:2], "optimizer.lr=0.2,0.1").code == 0  # Nothing to go on with is asked for.
+    assert [folder.name for _, folder in stub_runs[5:]] == [
+        "0_optimizer.lr-0.2",
+        "1_optimizer.lr-0.1",
+    ]
 
 
 def test_a_run_gets_hydras_folder_and_keeps_the_current_one(

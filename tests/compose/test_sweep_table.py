@@ -41,6 +41,15 @@ def test_the_table_shows_what_differs() -> None:
     assert rows[1][:4] == ["1*", "2", "finished", "0.7"]
 
 
+def test_a_jobs_number_is_that_of_this_sweep(tmp_path: Path) -> None:
+    for number, folder in enumerate(("1_b", "0_a")):
+        (tmp_path / folder / ".hydra").mkdir(parents=True)
+        (tmp_path / folder / ".hydra" / "overrides.yaml").write_text("[]\n")
+        saved = OmegaConf.create({"hydra": {"job": {"num": number, "x": "${now:%Y}"}}})
+        OmegaConf.save(saved, tmp_path / folder / ".hydra" / "hydra.yaml")
+    assert [job.folder.name for job in read_jobs(tmp_path)] == ["1_b", "0_a"]
+
+
 def test_a_metric_of_no_known_direction_is_shown_and_none_is_the_best(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
