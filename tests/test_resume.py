@@ -348,6 +348,20 @@ def test_auto_starts_fresh_in_an_empty_folder(make_runner):
     assert not runner.resumed and runner.epoch == 1
 
 
+class SavesWithItsEpoch(Hook):
+    def after_train_epoch(self, runner):
+        runner.save_checkpoint("end.pth")
+
+
+def test_a_run_by_iterations_that_is_extended_is_still_one_epoch(make_runner, tmp_path):
+    make_runner({"saves": SavesWithItsEpoch()}, max_iters=3).run("train")
+    resume = str(tmp_path / "run" / "end.pth")
+    longer = make_runner(max_iters=5, resume=resume).run("train")
+    assert (longer.epoch, longer.iter) == (1, 5)
+    over = make_runner(max_iters=3, resume=resume).run("train")
+    assert (over.epoch, over.iter) == (1, 3)
+
+
 def test_extending_a_run_stretches_its_schedule(make_runner, tmp_path):
     make_runner(parts(), work_dir=tmp_path / "r", **settings(max_epochs=2)).run("train")
     longer = make_runner(parts(), work_dir=tmp_path / "r", resume="auto", **settings(max_epochs=4))

@@ -63,6 +63,7 @@ class LoggerHook(Hook):
         self.keep_local = keep_local
         self.log_metric_by_epoch = log_metric_by_epoch
         self._num_batches: int | None = None
+        self._num_evaluated = 0
         self._has_warned = False
 
     def before_run(self, runner: Runner) -> None:
@@ -153,13 +154,15 @@ class LoggerHook(Hook):
 
     def _log_progress(self, runner: Runner, mode: Mode, batch_idx: int) -> None:
         """A row of timings in the middle of a long evaluation."""
+        self._num_evaluated = batch_idx + 1
         num = _num_batches(runner, mode)
         if batch_idx + 1 != num and self.every_n_inner_iters(batch_idx, self.interval):
             self._log_evaluation(runner, mode, batch_idx + 1, num, {}, is_result=False)
 
     def _log_result(self, runner: Runner, mode: Mode, metrics: dict[str, float]) -> None:
-        num = _num_batches(runner, mode)
-        self._log_evaluation(runner, mode, num or 0, num, metrics, is_result=True)
+        """The data need not know its length beforehand."""
+        num, self._num_evaluated = self._num_evaluated, 0
+        self._log_evaluation(runner, mode, num, num, metrics, is_result=True)
 
     def _log_evaluation(
         self,

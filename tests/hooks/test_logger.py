@@ -94,15 +94,16 @@ def test_the_shorter_end_of_an_epoch(make_runner, ignore_last, expected):
     assert [it for _, _, it in steps(sink, "train")] == expected
 
 
+class NoLength:
+    def __iter__(self):
+        return iter(list(MemoryLoader(TinyData(), BatchSampler(24, 8, seed=0, shuffle=False))))
+
+
 @pytest.mark.parametrize(
     ("interval", "ignore_last", "expected"),
     [(2, True, [2, 5]), (2, False, [2, 3, 5, 6]), (3, False, [3, 6]), (10, True, [3, 6])],
 )
 def test_an_epoch_whose_length_is_not_known(make_runner, interval, ignore_last, expected):
-    class NoLength:
-        def __iter__(self):
-            return iter(list(MemoryLoader(TinyData(), BatchSampler(24, 8, seed=0, shuffle=False))))
-
     class Exchange(Hook):
         def before_run(self, runner):
             runner.train_loop.dataloader = BatchStream(NoLength())
@@ -115,6 +116,21 @@ def test_an_epoch_whose_length_is_not_known(make_runner, interval, ignore_last, 
     rows = steps(sink, "train")
     assert [it for _, _, it in rows] == expected
     assert [epoch for epoch, _, _ in rows] == [1 + (it > 3) for it in expected]
+
+
+def test_an_evaluation_of_data_without_a_length_counts_its_batches(make_runner):
+    points = []
+
+    class Points(Sink):
+        def log_scalars(self, scalars, step, point):
+            points.append((point.mode, point.batch, point.num_batches, point.is_result))
+
+    hooks, sinks = {"logger": LoggerHook(interval=2)}, {"points": Points()}
+    runner = make_runner(hooks, sinks=sinks, max_epochs=2)
+    runner.val_loop.dataloader = BatchStream(NoLength())
+    runner.run("train")
+    of_a_validation = [("val", 2, None, False), ("val", 3, 3, True)]
+    assert [point for point in points if point[0] == "val"] == of_a_validation * 2
 
 
 def test_an_interval_may_change_while_a_run_goes_on(make_runner):
