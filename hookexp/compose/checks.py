@@ -16,7 +16,7 @@ from hookexp.compose.lr_find import for_lr_find
 from hookexp.compose.mistakes import options_of
 from hookexp.compose.named_sets import check_taken_away
 from hookexp.compose.set_edits import SETS
-from hookexp.compose.sources import line_of
+from hookexp.compose.sources import check_files, line_of
 from hookexp.compose.wording import listed, nearest
 from hookexp.errors import ConfigError
 from hookexp.settings import TrainerSettings
@@ -36,6 +36,7 @@ def check_config(cfg: DictConfig, words: Sequence[str], choices: Mapping[str, An
     Raises:
         ConfigError: naming the config path.
     """
+    check_files(choices)
     _check_top(cfg)
     _check_complete(cfg, words)
     _check_missing(cfg)

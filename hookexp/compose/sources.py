@@ -12,6 +12,7 @@ from hydra.core.global_hydra import GlobalHydra
 
 from hookexp.compose.conf_dir import conf_dir
 from hookexp.compose.set_edits import SETS, SetEdits
+from hookexp.errors import ConfigError
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,47 @@ def line_of(path: str, choices: Mapping[str, Any]) -> Line | None:
             if file.is_file() and (line := _find(file, keys)) is not None:
                 return line
     return None
+
+
+def check_files(choices: Mapping[str, Any]) -> None:
+    """Refuse files of the user's that Hydra reads as something else than they were written for.
+
+    Raises:
+        ConfigError: for one that is empty, is no mapping, or whose first line Hydra cannot see.
+    """
+    for file in _files_chosen(choices):
+        text = file.read_text(encoding="utf-8")
+        root = yaml.compose(text, Loader=yaml.SafeLoader)
+        if not text.strip():
+            raise ConfigError(f"{file}: is empty; {_WHAT_IT_NEEDS}")
+        if text.startswith("\ufeff#"):
+            raise ConfigError(
+                f"{file}: begins with a byte order mark, behind which Hydra does not see a line "
+                "such as `# @package _global_`; save it as UTF-8 without BOM"
+            )
+        if not isinstance(root, yaml.MappingNode | None):
+            kind = "a list" if isinstance(root, yaml.SequenceNode) else "text"
+            raise ConfigError(
+                f"{file}: holds {kind}; it needs keys and values, such as `name: mine`"
+            )
+
+
+_WHAT_IT_NEEDS = "a config holds keys and values (`key: value`)"
+
+
+def _files_chosen(choices: Mapping[str, Any]) -> Iterator[Path]:
+    """The files outside of this project that the options of groups stand in."""
+    folders = [folder for folder in config_folders() if folder != conf_dir()]
+    names = [f"{group}/{option}" for group, option in choices.items()] if folders else []
+    for group in SETS:
+        edits = str(choices.get(group))
+        added = SetEdits.parse(group, edits).added if SetEdits.matches(edits) else {}
+        for member, option in added.items():
+            names += [f"{group}/{member}/{option or 'default'}", f"{group}/{member}"]
+    for name in names:
+        name = name.removesuffix(".yaml")
+        files = (folder / f"{name}.yaml" for folder in folders)
+        yield from (file for file in files if file.is_file())
 
 
 def config_folders() -> list[Path]:

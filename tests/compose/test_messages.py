@@ -266,6 +266,11 @@ def my_conf(tmp_path: Path) -> Path:
         "hooks/spike.yaml": "_target_: a.Spike\n",
         "hooks/step/default.yaml": "_target_: a.Step\n",
         "experiment/no_name.yaml": "# @package _global_\ndefaults:\n  - /hooks/spike\n",
+        "experiment/items.yaml": "- a\n- b\n",
+        "experiment/bom.yaml": "\ufeff# @package _global_\nname: bom\n",
+        "hooks/text.yaml": "only text\n",
+        "hooks/yml/default.yml": "_target_: a.Yml\n",
+        "model/short.yml": "_target_: a.Net\n",
         "model/variable.yaml": "_target_: a.B\nroot: ${oc.env:NO_SUCH_VARIABLE}\n",
     }
     for name, content in files.items():
@@ -325,7 +330,14 @@ def my_conf(tmp_path: Path) -> Path:
             "hooks/NAME.yaml a defaults list has the line `- /hooks/NAME: default`",
         ),
         ("model=target", "{conf}/model/target.yaml, line 1: model: has target: where _target_:"),
-        ("model=empty", "{conf}/model/empty.yaml, line 1: model: has no _target_, so nothing"),
+        ("model=empty", "{conf}/model/empty.yaml: is empty; a config holds keys and values"),
+        ("experiment=items", "{conf}/experiment/items.yaml: holds a list; a config holds keys"),
+        ("hooks=+text", "{conf}/hooks/text.yaml: holds text; a config holds keys and values"),
+        (
+            "experiment=bom",
+            "{conf}/experiment/bom.yaml: begins with a byte order mark, behind which Hydra does "
+            "not see a line such as `# @package _global_`; save it as UTF-8 without BOM",
+        ),
         ("model=broken", "{conf}/model/broken.yaml, line 2, column 7: not valid yaml: "),
     ],
 )
@@ -335,6 +347,16 @@ def test_mistake_in_a_folder_of_ones_own(
     answer = cli("--config-dir", str(my_conf), *words.split(" "))
     assert answer.code == 1
     assert answer.message.startswith("hookexp: " + message.format(conf=my_conf))
+
+
+@pytest.mark.parametrize(
+    ("words", "file"), [("model=short", "model/short.yml"), ("hooks=+yml", "hooks/yml/default.yml")]
+)
+def test_a_file_that_ends_in_yml_is_shown(
+    cli: Callable[..., Any], my_conf: Path, words: str, file: str
+) -> None:
+    message = cli("--config-dir", str(my_conf), words).message
+    assert message.endswith(f"; {my_conf}/{file} has to end in .yaml")
 
 
 @pytest.mark.parametrize(
