@@ -39,7 +39,7 @@ from hookexp.checkpoint import snapshot
 from hookexp.data.loader import num_batches
 from hookexp.errors import ConfigError
 from hookexp.state import Phase
-from hookexp.stop_together import StopTogether
+from hookexp.stop_together import AgreeTogether, StopTogether
 from hookexp.user_errors import metrics_of, refuse_idle_ranks
 
 if TYPE_CHECKING:
@@ -55,9 +55,16 @@ class TrainLoop:
         self.runner = runner
         self.dataloader = dataloader
         self._batches_per_epoch = num_batches(dataloader)
-        self._ranks = StopTogether(runner.state)
+        self._ranks = AgreeTogether(runner.state)
 
     def run(self) -> None:
+        """Train until the budget is spent, or a hook or a signal asks to stop."""
+        inside_epoch = self._begin()
+        with self._ranks.meeting():
+            self._train(inside_epoch)
+
+    def _begin(self) -> bool:
+        """Ready all for the first iteration; returns whether that is inside an epoch."""
         runner, hooks, state = self.runner, self.runner.hooks, self.runner.state
         runner.model.train()
         if self.has_spent_budget:
@@ -73,6 +80,10 @@ class TrainLoop:
         snapshot.refuse_states_that_cannot_be_saved(runner)
         if runner.val_loop is not None and runner.settings.val_begin == 0 and state.iter == 0:
             state.phase = state.phase if runner.resumed else Phase.VALIDATE
+        return inside_epoch
+
+    def _train(self, inside_epoch: bool) -> None:
+        runner, hooks, state = self.runner, self.runner.hooks, self.runner.state
         self._reach_safe_point()
         while not self.is_done:
             if not inside_epoch:
@@ -90,6 +101,7 @@ class TrainLoop:
             self._reach_safe_point()
         state.is_sound = False
         hooks.after_train(runner)
+        self._ranks.look(at_once=True)
         runner.checkpointer.save_requested()
 
     def _train_on_batches(self) -> bool:
@@ -153,7 +165,7 @@ class TrainLoop:
     @property
     def stop_training(self) -> bool:
         """Whether a hook has asked to stop; set it to True to ask."""
-        return bool(self.runner.state.stop_reason)
+        return self.runner.state.is_to_stop
 
     @stop_training.setter
     def stop_training(self, value: bool) -> None:
@@ -176,8 +188,8 @@ class TrainLoop:
         if state.phase is Phase.VALIDATE and not state.stop_is_urgent:
             assert runner.val_loop is not None
             if runner.val_loop.run() is not None:
-                state.phase = Phase.TRAIN
-                state.is_sound = True
+                state.phase, state.is_sound = Phase.TRAIN, True
+                self._ranks.look()
                 runner.checkpointer.save_requested()
 
 
@@ -229,11 +241,10 @@ class EvalLoop:
     def run_iter(self, batch_idx: int, data_batch: Batch) -> None:
         """One batch: forward between the two mount points of an evaluation's iteration."""
         runner, mode = self.runner, self.mode
-        self._call(f"before_{mode}_iter", batch_idx=batch_idx, data_batch=data_batch)
+        batch = {"batch_idx": batch_idx, "data_batch": data_batch}
+        self._call(f"before_{mode}_iter", **batch)
         outputs = runner.outputs = runner.forward_eval(data_batch, mode)
-        self._call(
-            f"after_{mode}_iter", batch_idx=batch_idx, data_batch=data_batch, outputs=outputs
-        )
+        self._call(f"after_{mode}_iter", **batch, outputs=outputs)
 
     def _call(self, point: str, **kwargs: Any) -> None:
         getattr(self.runner.hooks, point)(self.runner, **kwargs)

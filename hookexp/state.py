@@ -32,6 +32,14 @@ class SaveRequest:
     """Without all that a resumed run needs, since it would not be that of one moment."""
 
 
+@dataclass(frozen=True)
+class StopRequest:
+    """An end of the run that a hook has asked for."""
+
+    reason: str
+    urgent: bool
+
+
 @dataclass
 class FetchClock:
     """When the loop asked for the current batch and when it had it, by `time.perf_counter`."""
@@ -57,6 +65,8 @@ class RunState:
     exit_code: int = 0
     """What the process should leave with because a signal stopped it."""
     save_requests: list[SaveRequest] = field(default_factory=list)
+    asked: list[SaveRequest | StopRequest] = field(default_factory=list)
+    """What hooks of this rank want and the ranks have yet to agree on."""
     urgent_reason: str = ""
     """Why this rank has to stop at once; all do when they have told each other."""
     stop_is_urgent: bool = False
@@ -77,16 +87,15 @@ class RunState:
     def stop(self, reason: str, urgent: bool = False) -> None:
         """Ask the train loop to end at its next safe point; the first reason stays.
 
-        A validation that is due is still run, unless the stop is urgent. With several ranks all
-        have to ask in the same iteration.
+        A validation that is due is still run, unless the stop is urgent. On several ranks it is the
+        next safe point if all ask before it, else one shortly after.
         """
-        if not urgent:
-            self.final_reason = self.final_reason or reason
-        self.stop_reason = self.stop_reason or reason
-        self.stop_is_urgent = self.stop_is_urgent or urgent
+        self._ask(StopRequest(reason, urgent))
 
     def request_save(self, request: SaveRequest) -> None:
         """Ask the train loop to write a checkpoint at its next safe point.
+
+        On several ranks as with `stop`; the weights alone a rank saves by itself.
 
         Raises:
             ValueError: for a name that is none of a file, or leads to another folder.
@@ -97,7 +106,31 @@ class RunState:
                 f"a checkpoint cannot be called {str(name)!r}: use a plain file name, such as "
                 "'mine.pth'; it is written beside the others"
             )
-        self.save_requests.append(request)
+        if request.weights_alone:
+            self.grant(request)
+        else:
+            self._ask(request)
+
+    def _ask(self, request: SaveRequest | StopRequest) -> None:
+        if self.is_alone:
+            self.grant(request)
+        else:
+            self.asked.append(request)
+
+    def grant(self, request: SaveRequest | StopRequest) -> None:
+        """Have it done at this safe point, or at the next one. Ranks do so together."""
+        if isinstance(request, SaveRequest):
+            self.save_requests.append(request)
+            return
+        if not request.urgent:
+            self.final_reason = self.final_reason or request.reason
+        self.stop_reason = self.stop_reason or request.reason
+        self.stop_is_urgent = self.stop_is_urgent or request.urgent
+
+    @property
+    def is_to_stop(self) -> bool:
+        """Whether training ends early, or a hook has asked for that."""
+        return bool(self.stop_reason) or any(isinstance(one, StopRequest) for one in self.asked)
 
     def state_dict(self) -> dict[str, Any]:
         return {

@@ -1,19 +1,21 @@
 """What ranks do together: they stop, or save, at the same safe point.
 
-A signal reaches some ranks only, or each in another iteration, and clocks differ. A rank that left
-the loop by itself would wait in its checkpoint for the others, and they for it in their gradients.
+A signal reaches some ranks only, or each in another iteration, clocks differ, and a hook may ask on
+one rank alone. A rank that left the loop by itself would wait in its checkpoint for the others, and
+they for it in their gradients.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from time import monotonic
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from hookexp import dist
-
-if TYPE_CHECKING:
-    from hookexp.state import RunState
+from hookexp.meeting import Meeting
+from hookexp.state import RunState, SaveRequest, StopRequest
 
 _SECONDS = 0.5
 _MOST_CALLS = 200
@@ -43,14 +45,23 @@ class Together:
         self._common_calls = min(number or 0 for number in said)
         return said
 
-    def tell(self, *values: Any) -> list[tuple[Any, ...]]:
+    @property
+    def is_time(self) -> bool:
+        """Whether the next `tell` tells."""
+        return self._calls_left <= 1 < 1 + self._common_calls
+
+    def tell(self, *values: Any, at_once: bool = False) -> list[tuple[Any, ...]]:
         """The values that each rank tells; empty where it is not the time to tell them.
 
         Called by all ranks, as often by one as by another.
+
+        Args:
+            at_once: it is the time; all ranks say so.
         """
+        is_time = self.is_time or at_once
         self._calls_left -= 1
         self._common_calls -= 1
-        if self._calls_left > 0 or self._common_calls < 0:
+        if not is_time:
             return []
         seconds = max(monotonic() - self._since, 1e-6)
         # At most twice as many as before: the next ones may take longer.
@@ -71,12 +82,61 @@ class StopTogether(Together):
     def look(self) -> None:
         """Called by all ranks, as often by one as by another."""
         state = self._state
-        if state.is_alone:
-            return
-        told = self.tell(state.exit_code, state.urgent_reason)
-        if not told:
-            return
-        code, reason = max(told)
+        if not state.is_alone:
+            told = self.tell(state.exit_code, state.urgent_reason)
+            if told:
+                self._stop_if_told(*max(told))
+
+    def _stop_if_told(self, code: int, reason: str) -> None:
+        state = self._state
         state.exit_code = state.exit_code or code
         if reason:
-            state.stop(reason, urgent=True)
+            state.grant(StopRequest(reason, urgent=True))
+
+
+class AgreeTogether(StopTogether):
+    """Has the ranks also do what hooks have asked for: to stop, or to save.
+
+    What all ask for at the same safe point is done there; what some alone do, when they tell each
+    other next.
+    """
+
+    def __init__(self, state: RunState) -> None:
+        super().__init__(state)
+        self._meeting: Meeting | None = None
+
+    @contextmanager
+    def meeting(self) -> Iterator[None]:
+        """While it is entered, ranks can `look`."""
+        if self._state.is_alone:
+            yield
+            return
+        with Meeting() as self._meeting:
+            yield
+
+    def look(self, at_once: bool = False) -> None:
+        """Called by all ranks at each safe point.
+
+        Args:
+            at_once: the ranks tell each other now; all of them say so.
+        """
+        state, meeting = self._state, self._meeting
+        if meeting is None:
+            return
+        if state.asked and not (at_once or self.is_time):
+            at_once = meeting.all_ask()
+        told = self.tell(state.exit_code, state.urgent_reason, state.asked, at_once=at_once)
+        if told:
+            self._stop_if_told(*max((code, reason) for code, reason, _ in told))
+            self._grant([request for *_, asked in told for request in asked])
+            meeting.begin_anew()
+        meeting.go_on()
+
+    def _grant(self, requests: Iterable[SaveRequest | StopRequest]) -> None:
+        self._state.asked = []
+        files = set()
+        for request in requests:
+            if isinstance(request, StopRequest) or request.filename not in files:
+                self._state.grant(request)
+            if isinstance(request, SaveRequest):
+                files.add(request.filename)

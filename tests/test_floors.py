@@ -27,6 +27,7 @@ FLOORS = {
         "signals",
         "stop_together",
         "sink_list",
+        "meeting",
         "summary",
         "user_errors",
         "checkpoint.",

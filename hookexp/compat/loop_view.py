@@ -88,7 +88,7 @@ class LoopView(View):
 
     @property
     def stop_training(self) -> bool:
-        return bool(self.runner.state.stop_reason)
+        return bool(self.runner.state.is_to_stop)
 
     @stop_training.setter
     def stop_training(self, value: bool) -> None:

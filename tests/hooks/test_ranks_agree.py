@@ -20,6 +20,11 @@ from hookexp.compose.conf_dir import with_hydra
 from hookexp.data.loader import apart
 from hookexp.hook import Hook, Priority
 
+NO_SAVES = (
+    "hooks.checkpoint.interval=-1",
+    "hooks.checkpoint.save_last=false",
+    "trainer.val_interval=40",
+)
 RUNS = {
     "guard": (
         "hooks=+check_invalid_loss-checkpoint",
@@ -29,11 +34,11 @@ RUNS = {
     "limit": ("hooks=+time_limit", "data.batch_size=300"),
     "signal": (),
     "signal in validation": ("trainer.val_interval=3",),
-    "clock": (
-        "hooks.checkpoint.interval=-1",
-        "hooks.checkpoint.save_last=false",
-        "trainer.val_interval=40",
-    ),
+    "clock": NO_SAVES,
+    "stop of one": (),
+    "stop of all": (),
+    "save of one": NO_SAVES,
+    "save of all": NO_SAVES,
     "search": ("hooks=+lr_finder-param_scheduler-checkpoint", "hooks.lr_finder.num_iters=20"),
     "freeze": (
         "hooks=+freeze+precise_bn-checkpoint",
@@ -96,6 +101,35 @@ class Saves(Hook):
 
     def before_save_checkpoint(self, runner, checkpoint):
         self.iterations.append(runner.iter)
+
+
+class SavesAlone(Saves):
+    """One that the first rank alone asks for, in its fourth iteration."""
+
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+        if runner.rank == 0 and runner.iter == 3:
+            runner.save_checkpoint("mine.pth")
+
+
+class SavesWithAll(Saves):
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+        if runner.iter == 3:
+            runner.save_checkpoint("mine.pth")
+
+
+class StopsAlone(Hook):
+    """What the first rank alone knows, in its fourth iteration."""
+
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+        if runner.rank == 0 and runner.iter == 3:
+            runner.state.stop("bad")
+
+
+class StopsWithAll(Hook):
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+        if runner.iter == 3:
+            runner.train_loop.stop_training = True
+            assert runner.train_loop.stop_training
 
 
 class Steps(Hook):
@@ -169,6 +203,10 @@ PROBES = {
     "signal": Signal,
     "clock": Saves,
     "signal in validation": SignalInValidation,
+    "stop of one": StopsAlone,
+    "stop of all": StopsWithAll,
+    "save of one": SavesAlone,
+    "save of all": SavesWithAll,
 }
 
 
@@ -225,6 +263,13 @@ def test_ranks_hold_back_stop_and_search_together(tmp_path):
     assert (iterations, reason, told) == (3, "SIGTERM", {"num_validated": 0})
     assert ours["clock"] == theirs["clock"]
     assert ours["clock"][0] == 40 and ours["clock"][3]["iterations"][0] == 1
+    for name in ("stop of one", "stop of all", "save of one", "save of all"):
+        assert ours[name] == theirs[name], name
+    assert 4 < ours["stop of one"][0] < 40 and ours["stop of one"][1] == "bad"
+    assert ours["stop of all"][0] == 4
+    (saved_at,) = ours["save of one"][3]["iterations"]
+    assert 4 < saved_at < 40 and (tmp_path / "save of one_0" / "mine.pth").exists()
+    assert ours["save of all"][3]["iterations"] == [4]
     assert ours["search"] == theirs["search"]
     assert len(ours["search"][3]) == ours["search"][0]
     assert_sharpness_is_met(ours["sam"], theirs["sam"])

@@ -1,0 +1,89 @@
+"""`Meeting`: whether all ranks ask for something at the same safe point, or some of them alone.
+
+A rank that asks says at which point it is, in the store by which the ranks have found each other,
+and waits for their answers. One that asks there too says the same. One that has gone on may be
+waiting for the first one by then, for its gradients: a thread answers for it. So ranks that ask for
+nothing do nothing at a safe point but count it.
+"""
+
+from __future__ import annotations
+
+import time
+from contextlib import suppress
+from itertools import count
+from threading import Event, Lock, Thread
+
+import torch.distributed as td
+
+from hookexp import dist
+
+_SECONDS_BETWEEN_LOOKS = 0.5
+_SECONDS_BETWEEN_ANSWERS = 0.002
+_GONE_ON = "gone on"
+_numbers = count()
+"""Of the meetings of this process, of which all ranks have the same."""
+
+
+class Meeting:
+    """Entered by all ranks; `begin_anew` and `go_on` are called by all, as often by each."""
+
+    def __init__(self) -> None:
+        store = td.distributed_c10d._get_default_store()
+        self._store = td.distributed_c10d.PrefixStore(f"hookexp/{next(_numbers)}", store)
+        self._point = 0
+        self._question = 0
+        self._has_answered = False
+        self._lock = Lock()
+        self._is_over = Event()
+        self._thread = Thread(target=self._answer_others, daemon=True, name="meeting")
+
+    def __enter__(self) -> Meeting:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._is_over.set()
+        self._thread.join()
+
+    def all_ask(self) -> bool:
+        """Whether all ranks do at this point; returns once each has come to it, or gone on."""
+        with self._lock:
+            if self._has_answered:
+                return False
+            self._answer(str(self._point))
+            self._store.set(f"{self._question}/is asked", "")
+        keys = [self._key(rank) for rank in range(dist.world_size())]
+        while not self._store.check(keys):
+            time.sleep(_SECONDS_BETWEEN_ANSWERS)
+        return len({self._store.get(key) for key in keys}) == 1
+
+    def go_on(self) -> None:
+        """Leave a safe point."""
+        self._point += 1
+
+    def begin_anew(self) -> None:
+        """Ranks have told each other everything, and may ask again."""
+        with self._lock:
+            self._question += 1
+            self._has_answered = False
+
+    def _answer_others(self) -> None:
+        with suppress(RuntimeError):  # The store is gone when another rank has failed.
+            while not self._is_over.wait(_SECONDS_BETWEEN_LOOKS):
+                with self._lock:
+                    if not self._has_answered and self._has_left_others_behind():
+                        self._answer(_GONE_ON)
+
+    def _has_left_others_behind(self) -> bool:
+        if not self._store.check([f"{self._question}/is asked"]):
+            return False
+        keys = (self._key(rank) for rank in range(dist.world_size()))
+        answers = [self._store.get(key).decode() for key in keys if self._store.check([key])]
+        return any(answer != _GONE_ON and int(answer) < self._point for answer in answers)
+
+    def _answer(self, what: str) -> None:
+        self._has_answered = True
+        self._store.set(self._key(dist.rank()), what)
+
+    def _key(self, rank: int) -> str:
+        return f"{self._question}/{rank}"
