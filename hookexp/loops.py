@@ -37,10 +37,9 @@ from typing import TYPE_CHECKING, Any
 
 from hookexp.checkpoint import snapshot
 from hookexp.data.loader import num_batches
-from hookexp.errors import ConfigError
 from hookexp.state import Phase
 from hookexp.stop_together import AgreeTogether, StopTogether
-from hookexp.user_errors import metrics_of, refuse_idle_ranks
+from hookexp.user_errors import metrics_of, refuse_dry_data, refuse_idle_ranks
 
 if TYPE_CHECKING:
     from hookexp.data.loader import Loader
@@ -126,22 +125,8 @@ class TrainLoop:
                 next(batches, None)  # A stream's pass is over once it is asked for more.
         is_last = state.iter == max_iters
         if not (is_last or state.stop_reason):
-            self._refuse_dry_data()
+            refuse_dry_data(state, runner.settings.max_iters)
         return is_last or not state.stop_reason
-
-    def _refuse_dry_data(self) -> None:
-        """An epoch without batches would never end a run; an endless one must not end early."""
-        state, max_iters = self.runner.state, self.runner.settings.max_iters
-        if max_iters is not None:
-            raise ConfigError(
-                f"data.train: gave no more batches after {state.iter} iterations, before "
-                f"trainer.max_iters={max_iters}; it has to be iterable again and again"
-            )
-        if state.batch_in_epoch == 0:
-            raise ConfigError(
-                f"data.train: gave no batch in epoch {state.epoch + 1}; "
-                "it has to be iterable again and again"
-            )
 
     def run_iter(self, batch_idx: int, data_batch: Batch) -> None:
         """One iteration: forward, then whatever the hooks do with its outputs."""

@@ -17,6 +17,7 @@ from hookexp.numeric import stands_for_one
 
 if TYPE_CHECKING:
     from hookexp.runner import Runner
+    from hookexp.state import RunState
     from hookexp.task import Task
 
 _CANNOT_COLLATE = ("stack expects each tensor to be equal size", "default_collate: ")
@@ -47,6 +48,28 @@ def metrics_of(task: Task) -> dict[str, float]:
         if not isinstance(value, Tensor) and not stands_for_one(value):
             raise ConfigError(f"{who}: {name!r} is a {type(value).__name__}, and no number")
     return scalars_to_floats(metrics)
+
+
+def refuse_dry_data(state: RunState, max_iters: int | None) -> None:
+    """An epoch without batches would never end a run; an endless one must not end early.
+
+    Args:
+        state: where a pass over the data has ended.
+        max_iters: of a run by iterations, whose data should not end.
+
+    Raises:
+        ConfigError: naming the data.
+    """
+    if max_iters is not None:
+        raise ConfigError(
+            f"data.train: gave no more batches after {state.iter} iterations, before "
+            f"trainer.max_iters={max_iters}; it has to be iterable again and again"
+        )
+    if state.batch_in_epoch == 0:
+        raise ConfigError(
+            f"data.train: gave no batch in epoch {state.epoch + 1}; "
+            "it has to be iterable again and again"
+        )
 
 
 def refuse_idle_ranks(mode: str, num_batches: Sequence[int | None]) -> None:
