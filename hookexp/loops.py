@@ -72,7 +72,7 @@ class TrainLoop:
             state.epoch = 0  # Its one epoch goes on, with a larger budget than when it ended.
         runner.host_time.begin(state.iter, runner.max_iters)
         hooks.before_train(runner)
-        runner.checkpointer.frozen.note_start()
+        runner.checkpointer.note_training()
         if inside_epoch := state.batch_in_epoch > 0:
             hooks.before_train_epoch(runner)
         runner.checkpointer.restore_hooks()
@@ -200,7 +200,7 @@ class EvalLoop:
         try:
             self._call(f"before_{mode}")
             self._call(f"before_{mode}_epoch")
-            task.reset_metrics()
+            runner.checkpointer.beside.values.begin_evaluation()
             refuse_idle_ranks(mode, self._ranks.begin(num_batches(self.dataloader)))
             with closing(_fetch(runner, self.dataloader, 0)) as batches:
                 for batch_idx, data_batch in batches:

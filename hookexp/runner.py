@@ -207,7 +207,6 @@ class Runner:
         self.checkpointer.note_parts()  # Setting up may have moved some.
         self.hooks.before_run(self)
         if mode == "train":
-            self.wrap_train_step(self.checkpointer.beside.watched)
             self.optim_wrapper.states.note_added_groups()
             self.optim_wrapper.states.refuse_those_that_cannot_be_loaded()
             self.checkpointer.note_weights()
@@ -275,6 +274,7 @@ class Runner:
     def note_metrics(self, metrics: Mapping[str, float]) -> None:
         """Keep the metrics of an evaluation for the summary of the run."""
         self._metrics = dict(metrics)
+        self.checkpointer.beside.values.end_evaluation()
         if self.objective is not None:
             self.objective.update(metrics, self.epoch, self.iter)
 

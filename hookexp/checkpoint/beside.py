@@ -43,8 +43,7 @@ class Beside:
     ) -> None:
         self._model = dist.unwrap(model)
         self._task = task
-        self._values = OwnValues(model, task, optimizers)
-        self.watched = self._values.watched
+        self.values = OwnValues(model, task, optimizers)
         tensors = dict(self._tensors())
         began = zip(tensors.items(), digests([*tensors.values()]), strict=True)
         self._began = {name: (_form(t), number) for (name, t), number in began}
@@ -59,7 +58,7 @@ class Beside:
         own = getattr(self._task, "state_dict", None)
         state: dict[str, Any] = {
             "tensors": changed,
-            "values": dist.gather(self._values.state_dict()),
+            "values": dist.gather(self.values.state_dict()),
             "task": None if own is None else own(),
         }
         if dist.world_size() > 1:
@@ -80,17 +79,6 @@ class Beside:
                 tensors[name].copy_(saved)
             else:
                 logger.warning("%s is not what it was in the checkpoint, and begins anew", name)
-        values = state.get("values", ())  # Older checkpoints have none.
-        if len(values) == dist.world_size():
-            self._values.load_state_dict(values[dist.rank()])
-        elif any(values):
-            if dist.rank() == 0:
-                logger.warning(
-                    "resume: what task and model keep beside the weights is of %d processes and "
-                    "this run has %d, so it is that of rank 0",
-                    *(len(values), dist.world_size()),
-                )
-            self._values.load_state_dict(values[0])
         if state["task"] is None or not hasattr(self._task, "load_state_dict"):
             return
         try:
@@ -100,6 +88,20 @@ class Beside:
                 f"task: {type(self._task).__name__} does not take its state from the checkpoint "
                 f"({type(error).__name__}: {error})"
             ) from error
+
+    def load_values(self, state: Mapping[str, Any]) -> None:
+        """Put back plain attributes, where hooks in `before_train` have set some by now."""
+        values = state.get("values", ())  # Older checkpoints have none.
+        if len(values) == dist.world_size():
+            self.values.load_state_dict(values[dist.rank()])
+        elif any(values):
+            if dist.rank() == 0:
+                logger.warning(
+                    "resume: what task and model keep beside the weights is of %d processes and "
+                    "this run has %d, so it is that of rank 0",
+                    *(len(values), dist.world_size()),
+                )
+            self.values.load_state_dict(values[0])
 
     def _forget_changed(self, tensors: Mapping[str, Tensor]) -> None:
         for name, tensor in tensors.items():

@@ -53,6 +53,11 @@ class Checkpointer:
         """Take the model's weights for those that a checkpoint of this run may have."""
         self._shapes = weights.shapes_of(self._runner.model)
 
+    def note_training(self) -> None:
+        """Take what model and task are now for what a run of this config begins with."""
+        self.frozen.note_start()
+        self.beside.values.begin()
+
     def load(self) -> None:
         """Load what `resume` or `load_from` name, before training begins; not again after it."""
         if self._has_begun_training:

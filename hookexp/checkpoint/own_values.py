@@ -1,19 +1,17 @@
-"""Numbers and tensors that the model's modules, the task and optimizers keep as plain attributes.
+"""What the model's modules, the task and optimizers keep as plain attributes.
 
-A recurrent model may keep its hidden state from batch to batch, a task a counter, a running mean or
-a memory bank. Which attributes those are shows when they change: the first steps of a process are
-looked at, before and after. What an evaluation alone changes, such as a list of predictions, and
-what hooks set is no part of it. A tensor with a graph is taken for an output, which the next step
-makes anew: a hidden state has to be detached when it is kept, not when it is used. An optimizer of
-one's own may count its steps in itself; nobody else changes that, so what it is at a save says
-enough.
+A recurrent model may keep its hidden state from batch to batch, a task a counter, a running mean, a
+memory bank or a best value. A checkpoint holds those that are not what they were when training
+began: that the config says, and hooks in their `before_train`. A tensor with a graph is held as its
+values, which is all that a next step can go on with; a large one is taken for an output, such as an
+attention map. What an evaluation has collected and the next one resets is left out.
 """
 
 from __future__ import annotations
 
+import copy
 import logging
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sized
 from functools import cache, partial
 from typing import Any
 
@@ -23,181 +21,226 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
 from hookexp import dist
-from hookexp.checkpoint.digest import Digest
+from hookexp.checkpoint.digest import Digest, version
+from hookexp.checkpoint.plain_form import PLAIN, can_be_held, from_plain, to_plain
 from hookexp.checkpoint.task_parts import parts_of
-from hookexp.checkpoint.trace import Trace, can_be_held, trace
+from hookexp.checkpoint.trace import ELSEWHERE, Trace, trace
 from hookexp.device import map_tensors
 from hookexp.task import Task
 
 logger = logging.getLogger("hookexp")
 
-_Step = Callable[[nn.Module, Any], dict[str, Any]]
-_Optimizers = Iterable[tuple[str, Optimizer]]
-_Traces = Mapping[str, Mapping[str, Trace | None]]
-"""By the path of an owner and the name of an attribute."""
-_LOOKS = 8
+_LARGE = 2**20
+"""Elements with a graph that are more than a hidden state has."""
 _OF_EVERY_MODULE = frozenset(vars(nn.Module()))
-
-
-@dataclass
-class _Look:
-    """What of two moments is not the same."""
-
-    is_first: bool
-    changed: dict[str, set[str]] = field(default_factory=dict)
-    """Names by the path of their owner."""
-    unsure: list[tuple[str, str, Digest, Digest]] = field(default_factory=list)
-    """Path, name, and the digests of a tensor then and now."""
+_ABSENT = Trace(form="absent")
+_NONE = trace(None)
 
 
 class OwnValues:
-    """Of an object that keeps something else too, such as a NumPy array, a line says that once.
+    """Of an object that keeps something that cannot be held, a line says that once.
 
     Nothing of such an object is held: a half of what it keeps may not go with the other half.
     """
 
-    def __init__(self, model: nn.Module, task: Task, optimizers: _Optimizers) -> None:
+    def __init__(
+        self, model: nn.Module, task: Task, optimizers: Iterable[tuple[str, Optimizer]]
+    ) -> None:
         self._model = dist.unwrap(model)
         self._task = task
         self._optimizers = {
             "optimizer" if name == "default" else f"optimizer.{name}": optimizer
             for name, optimizer in optimizers
         }
-        self._began = self._look_at(self._optimizers.items())
-        self._changing: dict[str, set[str]] = {}
-        """Attributes that steps have changed, by the path of their owner."""
+        self._began: dict[str, _Began] = {}
+        """What each owner was when training began, by its path."""
         self._mixed: set[str] = set()
         """Owners that keep something which cannot be held."""
-        self._num_looks = 0
-        self._looks: list[_Look] = []
-        """Those that are still to be made something of, when the host may wait: at a save."""
+        self._made: dict[tuple[str, str], Trace] = {}
+        """What cannot be held and was not there at first, as it was at the last save."""
+        self._outputs: set[tuple[str, str]] = set()
+        """What has held a large tensor with a graph."""
+        self._reset: set[tuple[str, str]] = set()
+        """What evaluations reset when they begin, by path and name."""
+        self._left: dict[tuple[str, str], _Mark] = {}
+        """What the last evaluation has left of it."""
+        self._before_evaluation: dict[str, Any] | None = None
 
-    def watched(self, train_step: _Step) -> _Step:
-        """A train_step that is looked at in its first calls."""
-
-        def step(model: nn.Module, batch: Any) -> dict[str, Any]:
-            if self._num_looks == _LOOKS or _is_being_captured():
-                return train_step(model, batch)
-            before = self._look_at(self._parts())
-            outputs = train_step(model, batch)
-            self._compare(before, self._look_at(self._parts()))
-            self._num_looks += 1
-            return outputs
-
-        return step
+    def begin(self) -> None:
+        """Note what everything is; called when training begins and nothing was put back yet."""
+        self._began = {path: _Began(owner, self._trace) for path, owner in self._owners()}
 
     def state_dict(self) -> dict[str, Any]:
-        """By owner and attribute, each with whether its tensors are where the model is."""
-        self._compare(self._began, self._look_at(self._optimizers.items()))
-        self._read_looks()
-        held: dict[str, Any] = {}
-        device, owners = self._device(), self._owners() if self._changing else {}
-        for path, names in self._changing.items():
-            values = {n: v for n, v in _attributes(owners.get(path)).items() if n in names}
-            can_be = {n: v for n, v in sorted(values.items()) if can_be_held(v)}
-            if path not in self._mixed:
-                held[path] = {n: [v, _is_on(device, v)] for n, v in can_be.items()}
+        """By owner and attribute, each with whether its tensors are where the model is.
+
+        Of the begin of an evaluation that was given up: a resumed run begins it anew.
+        """
+        held = self._before_evaluation
+        held = self._held() if held is None else held
         # Ranks tell each other what they hold in plain bytes.
         return held if dist.world_size() == 1 else dict(map_tensors(held, Tensor.cpu))
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Put back what there still is; of the rest one line says that it begins anew."""
-        device, owners = self._device(), self._owners()
+        device, owners = self._device(), dict(self._owners())
         for path, values in state.items():
             if path not in owners:
                 logger.warning("%s is not what it was in the checkpoint, and begins anew", path)
                 continue
-            self._changing.setdefault(path, set()).update(values)
             for name, (value, is_with_model) in values.items():
                 to = device if is_with_model else torch.device("cpu")
                 try:
                     _set(owners[path], name, map_tensors(value, partial(Tensor.to, device=to)))
-                except (AttributeError, TypeError, KeyError):  # A property now, or a parameter.
+                # A property now, or a parameter; or what has a state does not take it.
+                except (AttributeError, TypeError, LookupError, ValueError, RuntimeError):
                     name = f"{path}.{name}"
                     logger.warning("%s is not what it was in the checkpoint, and begins anew", name)
 
-    def _device(self) -> torch.device:
-        parameter = next(self._model.parameters(), None)
-        return torch.device("cpu") if parameter is None else parameter.device
+    def begin_evaluation(self) -> None:
+        """Reset the task's metrics."""
+        if not self._began:
+            self._task.reset_metrics()
+            return
+        self._before_evaluation = copy.deepcopy(self._held())
+        before = self._marks()
+        self._task.reset_metrics()
+        self._reset |= {key for key, mark in self._marks().items() if before.get(key) != mark}
 
-    def _look_at(self, owners: Iterable[tuple[str, Any]]) -> _Traces:
-        elsewhere = [*self._optimizers.values()]
-        return {
-            path: {
-                name: trace(value, elsewhere)
-                for name, value in _attributes(owner).items()
-                if all(value is not one for one in elsewhere)
-            }
-            for path, owner in owners
-        }
+    def end_evaluation(self) -> None:
+        """Called when it was not given up."""
+        self._before_evaluation = None
+        self._left = {key: mark for key, mark in self._marks().items() if key in self._reset}
 
-    def _compare(self, before: _Traces, after: _Traces) -> None:
-        look = _Look(is_first=self._num_looks == 0)
-        for path, traces in after.items():
-            were = before.get(path, {})
-            for name, now in traces.items():
-                was = were.get(name)
-                if now is None:
-                    continue
-                if was is None or was.form != now.form:
-                    look.changed.setdefault(path, set()).add(name)
-                else:
-                    pairs = zip(was.digests, now.digests, strict=True)
-                    look.unsure += [(path, name, *pair) for pair in pairs]
-        self._looks.append(look)
+    def _held(self) -> dict[str, Any]:
+        held: dict[str, Any] = {}
+        device = self._device()
+        for path, name, value, was, now in self._changed():
+            key = path, name
+            if not can_be_held(value):
+                if was not in (_ABSENT, _NONE) or self._is_made_again(key, now):
+                    self._give_up(path, name, value)
+            elif not self._is_output(key, value) and not self._is_left(key, value):
+                plain = to_plain(value)
+                held.setdefault(path, {})[name] = [plain, _is_on(device, plain)]
+        return {p: dict(sorted(held[p].items())) for p in held if p not in self._mixed}
 
-    def _read_looks(self) -> None:
-        looks, self._looks = self._looks, []
-        Digest.read(d for look in looks for _, _, *pair in look.unsure for d in pair)
-        for look in looks:
-            for path, name, was, now in look.unsure:
-                if was.number != now.number:
-                    look.changed.setdefault(path, set()).add(name)
-        owners = self._owners() if any(look.changed for look in looks) else {}
-        for look in looks:
-            for path, changed in look.changed.items():
-                values = _attributes(owners.get(path))
-                lost = [n for n in sorted(changed) if n in values and not can_be_held(values[n])]
-                if lost and not look.is_first:
-                    self._give_up(path, lost[0], values[lost[0]])
-                elif not lost:  # A first step makes caches, as does the first of a resume.
-                    self._changing.setdefault(path, set()).update(changed)
+    def _changed(self) -> list[tuple[str, str, Any, Trace, Trace]]:
+        """Path, name and value of what is another than when training began, and traces of both."""
+        found = []
+        for path, owner in self._owners():
+            began = self._began.get(path)
+            if began is not None:
+                found += [(path, *change) for change in began.changes(owner, self._trace)]
+        Digest.read(d for *_, was, now in found for d in (*was.digests, *now.digests))
+        return [one for one in found if not one[-1].is_of_the_same_as(one[-2])]
+
+    def _is_made_again(self, key: tuple[str, str], now: Trace) -> bool:
+        """Whether what was not there at first is no cache, which is made once."""
+        before, self._made[key] = self._made.get(key, now), now
+        return not now.is_of_the_same_as(before)
+
+    def _is_output(self, key: tuple[str, str], value: Any) -> bool:
+        if key not in self._outputs and _num_with_graph(value) > _LARGE:
+            self._outputs.add(key)
+            if dist.rank() == 0:
+                logger.warning(
+                    "%s.%s is taken for an output of its step and is in no checkpoint, since it is "
+                    "large and has a graph; if the next step reads it, keep it detached",
+                    *key,
+                )
+        return key in self._outputs
+
+    def _is_left(self, key: tuple[str, str], value: Any) -> bool:
+        """Whether an evaluation has collected it. Of numbers it may be what training goes by."""
+        return type(value) not in PLAIN and self._left.get(key) == _mark(value)
 
     def _give_up(self, path: str, name: str, value: Any) -> None:
         if path not in self._mixed and dist.rank() == 0:
             logger.warning(
                 "%s.%s (%s) changes in training and is in no checkpoint: a run that is resumed is "
                 "exact only if nothing depends on what it, or another attribute there, was before; "
-                "keep numbers, lists and tensors, or have it in a state_dict of its own",
+                "keep numbers, lists, arrays and tensors, or give it a state_dict and "
+                "load_state_dict",
                 *(path, name, type(value).__name__),
             )
         self._mixed.add(path)
 
-    def _owners(self) -> dict[str, Any]:
-        return {**dict(self._parts()), **self._optimizers}
+    def _trace(self, value: Any) -> Trace:
+        elsewhere = [*self._optimizers.values()]
+        return ELSEWHERE if any(value is one for one in elsewhere) else trace(value, elsewhere)
 
-    def _parts(self) -> Iterator[tuple[str, Any]]:
-        parts: list[tuple[str, Any]] = [("model", self._model)]
+    def _device(self) -> torch.device:
+        parameter = next(self._model.parameters(), None)
+        return torch.device("cpu") if parameter is None else parameter.device
+
+    def _marks(self) -> dict[tuple[str, str], _Mark]:
+        """Of what the task has, its metrics among it."""
+        return {
+            (path, name): _mark(value)
+            for path, owner in self._of_the_task()
+            for name, value in _attributes(owner).items()
+        }
+
+    def _owners(self) -> Iterator[tuple[str, Any]]:
+        yield from self._of_the_task()
+        yield from _modules_in("model", self._model)
+        yield from self._optimizers.items()
+
+    def _of_the_task(self) -> Iterator[tuple[str, Any]]:
         if not hasattr(self._task, "state_dict"):
             yield "task", self._task
-            parts += parts_of(self._task)
-        for prefix, part in parts:
-            if isinstance(part, nn.Module):
-                for name, module in part.named_modules():
-                    has_own_state = type(module).get_extra_state is not nn.Module.get_extra_state
-                    if not has_own_state and not isinstance(module, DistributedDataParallel):
-                        yield f"{prefix}.{name}".rstrip("."), module
+            for path, part in parts_of(self._task):
+                yield from _modules_in(path, part)
+
+
+class _Began:
+    """What an owner's attributes were; most are numbers that nobody ever changes."""
+
+    def __init__(self, owner: Any, trace: Any) -> None:
+        attributes = _attributes(owner)
+        self._constants = {n: v for n, v in attributes.items() if type(v) in PLAIN}
+        self.traces: dict[str, Trace] = {name: trace(v) for name, v in attributes.items()}
+
+    def changes(self, owner: Any, trace: Any) -> Iterator[tuple[str, Any, Trace, Trace]]:
+        """Name and value of what may be another, with its traces then and now."""
+        for name, value in _attributes(owner).items():
+            if self._constants.get(name, self) is not value:
+                now = trace(value)
+                if now is not ELSEWHERE:
+                    yield name, value, self.traces.get(name, _ABSENT), now
+
+
+_Mark = tuple[int, int, int]
+
+
+def _mark(value: Any) -> _Mark:
+    """What tells at a glance that a value is another, or has been added to."""
+    length = len(value) if isinstance(value, Sized) and not isinstance(value, Tensor) else 0
+    return id(value), length, version(value) if isinstance(value, Tensor) else 0
+
+
+def _modules_in(path: str, part: Any) -> Iterator[tuple[str, nn.Module]]:
+    if isinstance(part, nn.Module):
+        for name, module in part.named_modules():
+            if _keeps_values(module.__class__):
+                yield f"{path}.{name}" if name else path, module
+
+
+@cache
+def _keeps_values(kind: Any) -> bool:
+    """Whether modules of a class may have what no `get_extra_state` says."""
+    has_own_state = kind.get_extra_state is not nn.Module.get_extra_state
+    return not has_own_state and not issubclass(kind, DistributedDataParallel)
 
 
 def _attributes(owner: Any) -> dict[str, Any]:
-    hidden: Collection[str] = ()
+    attributes = getattr(owner, "__dict__", {})
     if isinstance(owner, nn.Module):
-        hidden = _OF_EVERY_MODULE
-    elif isinstance(owner, Optimizer):
+        return {name: attributes[name] for name in attributes if name not in _OF_EVERY_MODULE}
+    if isinstance(owner, Optimizer):
         hidden = _of_every_optimizer()
-    return {
-        name: value for name, value in getattr(owner, "__dict__", {}).items() if name not in hidden
-    }
+        return {name: value for name, value in attributes.items() if name not in hidden}
+    return dict(attributes)
 
 
 @cache
@@ -205,11 +248,15 @@ def _of_every_optimizer() -> frozenset[str]:
     return frozenset(vars(Optimizer([torch.zeros(1)], {})))
 
 
-def _is_being_captured() -> bool:
-    """While a CUDA graph is captured, no value can be looked at."""
-    if not torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
-        return False
-    return torch.cuda.is_current_stream_capturing()
+def _num_with_graph(value: Any) -> int:
+    numbers = []
+
+    def look(tensor: Tensor) -> Tensor:
+        numbers.append(tensor.numel() if tensor.grad_fn is not None else 0)
+        return tensor
+
+    map_tensors(value, look)
+    return sum(numbers)
 
 
 def _is_on(device: torch.device, value: Any) -> bool:
@@ -226,6 +273,7 @@ def _is_on(device: torch.device, value: Any) -> bool:
 def _set(owner: Any, name: str, value: Any) -> None:
     """A tensor in place where it fits: others may have it too."""
     held = getattr(owner, name, None)
+    value = from_plain(value, held)
     if isinstance(held, Tensor) and isinstance(value, Tensor) and _fits(held, value):
         with torch.no_grad():
             held.copy_(value)

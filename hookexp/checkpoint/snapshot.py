@@ -216,6 +216,8 @@ def restore_hooks(runner: Runner, checkpoint: Mapping[str, Any]) -> None:
                     f"'resume_ignore=[hooks.{entry.name}]'"
                 ) from error
     runner.param_schedulers.put_back(checkpoint.get("scheduled", {}))
+    if "beside" in checkpoint:
+        runner.checkpointer.beside.load_values(checkpoint["beside"])
     if "frozen" in checkpoint:
         runner.checkpointer.frozen.load_state_dict(checkpoint["frozen"])
     streams = {"stream": runner.train_dataloader, "val_stream": runner.val_dataloader}

@@ -1,4 +1,4 @@
-"""`trace`: what a value was, to compare it with what it is later; what a checkpoint can hold."""
+"""`trace`: what a value was, to compare it with what it is later."""
 
 from __future__ import annotations
 
@@ -10,34 +10,42 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.optim import Optimizer
 
-from hookexp.checkpoint.digest import Digest
+from hookexp.checkpoint.digest import Digest, version
+from hookexp.checkpoint.plain_form import PLAIN, has_state
 from hookexp.checkpoint.task_parts import is_learned
 from hookexp.data.tracking import GENERATORS
 
-_ATOMS = (type(None), bool, int, float, complex, str, bytes)
-_CAN_BE_HELD = (type(None), bool, int, float, str, bytes, torch.Size, torch.dtype)
-_KEYS = (bool, int, float, str)
 _CONTAINERS = (dict, list, tuple, set, frozenset, deque)
 _LONG = 4096
 """Items from which on only the length of a list or dict is looked at: a vocabulary, a buffer."""
+_MANY = 2**20
+"""Elements of a tensor or array from which on some are looked at, evenly spread."""
 
 
 @dataclass
 class Trace:
-    """Two of equal values have the same form, and digests of the same numbers."""
+    """What a value was; its digests are numbers once they were `read`."""
 
     form: Any = None
     """All but what tensors hold."""
     digests: list[Digest] = field(default_factory=list)
 
+    def is_of_the_same_as(self, other: Trace) -> bool:
+        """Whether both are of equal values. Their digests have been read."""
+        return self.form == other.form and all(
+            one.number == two.number for one, two in zip(self.digests, other.digests, strict=True)
+        )
 
-def trace(value: Any, elsewhere: Sequence[Any] = ()) -> Trace | None:
-    """Of a value; None for what is held elsewhere. The host waits for no device.
 
-    That is a part of the task, a generator, what belongs to one step since it has a graph, and what
-    holds some of these.
+ELSEWHERE = Trace()
+"""Of what is held elsewhere, a part of the task or a generator, and what holds some of these."""
+
+
+def trace(value: Any, elsewhere: Sequence[Any] = ()) -> Trace:
+    """Of a value. The host waits for no device.
+
+    What has a state of its own is never the same again: it says itself what it is, at a save.
 
     Args:
         elsewhere: what counts as the same inside of a value, whatever of it changes.
@@ -45,33 +53,17 @@ def trace(value: Any, elsewhere: Sequence[Any] = ()) -> Trace | None:
     found = Trace()
     seen = {id(one): (number, one) for number, one in enumerate(elsewhere)}
     found.form = _form(value, found.digests, seen)
-    return None if found.form is None else found
-
-
-def can_be_held(value: Any, inside: tuple[int, ...] = ()) -> bool:
-    """Whether it is of tensors and plain types, and does not lead back to one it is `inside` of."""
-    if type(value) in (dict, list, tuple):
-        if id(value) in inside:
-            return False
-        items = [*value.values()] if type(value) is dict else value
-        keys_can_be = type(value) is not dict or all(type(key) in _KEYS for key in value)
-        return keys_can_be and all(can_be_held(item, (*inside, id(value))) for item in items)
-    if type(value) is Tensor:
-        return value.layout is torch.strided and not _is_elsewhere(value)
-    return type(value) in _CAN_BE_HELD
+    return ELSEWHERE if found.form is None else found
 
 
 def _form(value: Any, digests: list[Digest], seen: dict[int, tuple[int, Any]]) -> Any:
     """Of a value; what was `seen` in it already is told by its number."""
+    if type(value) in PLAIN or type(value) is complex:
+        return type(value), value if isinstance(value, int) else repr(value)
     if isinstance(value, Tensor):
-        if _is_elsewhere(value):
-            return None
-        digests.append(Digest(value))
-        return value.shape, value.dtype
+        return None if is_learned(value) else _form_of_tensor(value, digests)
     if isinstance(value, (nn.Module, *GENERATORS)):
         return None
-    if isinstance(value, _ATOMS):
-        return type(value), value if isinstance(value, int) else repr(value)
     if isinstance(value, _CONTAINERS) and len(value) > _LONG:
         return _Itself(value), len(value)
     if id(value) in seen:
@@ -83,13 +75,17 @@ def _form(value: Any, digests: list[Digest], seen: dict[int, tuple[int, Any]]) -
         keys = [*value] if isinstance(value, dict) else []
         return None if any(form is None for form in forms) else (type(value), keys, forms)
     if isinstance(value, (np.ndarray, np.generic)):
-        return value.shape, value.tobytes()
-    state = _form(value.state_dict(), digests, seen) if isinstance(value, Optimizer) else None
-    return _Itself(value), state
+        some = value.reshape(-1)[:: value.size // _MANY + 1]
+        return value.shape, value.dtype, hash(some.tobytes())
+    return object() if has_state(value) else _Itself(value)
 
 
-def _is_elsewhere(tensor: Tensor) -> bool:
-    return is_learned(tensor) or tensor.grad_fn is not None
+def _form_of_tensor(tensor: Tensor, digests: list[Digest]) -> Any:
+    if tensor.numel() <= _MANY or tensor.layout is not torch.strided:
+        digests.append(Digest(tensor))
+        return tensor.shape, tensor.dtype
+    digests.append(Digest(tensor.detach().reshape(-1)[:: tensor.numel() // _MANY + 1]))
+    return tensor.shape, tensor.dtype, version(tensor)
 
 
 class _Again:

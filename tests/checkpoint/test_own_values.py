@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, defaultdict, deque
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +13,9 @@ from torch import nn
 from torchmetrics import MeanMetric
 
 from hookexp.checkpoint.beside import Beside
+from hookexp.checkpoint.plain_form import from_plain, to_plain
 from hookexp.checkpoint.reading import load_checkpoint
+from hookexp.hook import Hook
 from hookexp.hooks.checkpoint import CheckpointHook
 
 
@@ -133,10 +135,33 @@ def values_after(make_runner, task, model, **more):
 
 
 def test_what_is_no_state_is_not_held_and_not_told(make_runner, caplog):
-    """Caches, outputs, what an evaluation collects, the runner; the default parts have nothing."""
+    """What is made once, what holds weights, the runner; the default parts have nothing."""
+    hooks = {"checkpoint": CheckpointHook(by_epoch=False)}
+    runner = make_runner(hooks, task=PredictingTask(), model=Odd(), max_epochs=1)
     with caplog.at_level("WARNING"):
-        assert values_after(make_runner, PredictingTask(), Odd()) == {}
+        runner.run("train")
+        held = runner.checkpointer.beside.state_dict()["values"][0]
+    assert {path: [*values] for path, values in held.items()} == {
+        "model": ["last_output", "length"]
+    }
+    assert not held["model"]["last_output"][0].requires_grad
     assert "no checkpoint" not in caplog.text
+
+
+def test_a_large_output_is_told_and_not_held(make_runner, caplog):
+    class Model(TinyModel):
+        def forward(self, inputs):
+            outputs = super().forward(inputs)
+            self.attention = [outputs.sum() + torch.zeros(1100, 1000)]
+            return outputs
+
+    hooks = {"checkpoint": CheckpointHook(by_epoch=False)}
+    runner = make_runner(hooks, model=Model(), max_epochs=2)
+    with caplog.at_level("WARNING"):
+        runner.run("train")
+        assert runner.checkpointer.beside.state_dict()["values"] == [{}]
+    told = [message for message in caplog.messages if "is in no checkpoint" in message]
+    assert len(told) == 1 and told[0].startswith("model.attention is taken for an output")
 
 
 def test_a_long_list_is_told_by_its_length(make_runner):
@@ -154,57 +179,280 @@ def test_a_long_list_is_told_by_its_length(make_runner):
     assert held == {"task": {"seen": [task.seen, False]}}
 
 
-@pytest.mark.parametrize(
-    "make", [lambda: deque(maxlen=3), lambda: np.zeros(3), lambda: [np.float64(0)], set]
-)
-def test_what_cannot_be_held_is_told_once(make_runner, caplog, make):
+class Opaque:
+    """An object that says nothing of its state."""
+
+    def append(self, value):
+        self.value = value
+
+
+class Unready(Opaque):
+    """One whose state cannot be asked for without more."""
+
+    def state_dict(self, which):
+        return {}
+
+    def load_state_dict(self, state):
+        raise AssertionError("it has none")
+
+
+@pytest.mark.parametrize("is_late", [False, True])
+@pytest.mark.parametrize("make", [lambda: [Opaque()], lambda: np.array([Opaque()]), Unready])
+def test_what_cannot_be_held_is_told_once(make_runner, caplog, make, is_late):
     class Task(TinyTask):
         def __init__(self):
             super().__init__()
-            self.kept, self.steps = make(), 0
+            self.kept, self.steps = None if is_late else make(), 0
 
         def train_step(self, model, batch):
             self.steps += 1
-            kind = type(self.kept)
-            if kind is np.ndarray:
-                self.kept[0] += 1
-            else:
-                getattr(self.kept, "add" if kind is set else "append")(self.steps)
+            self.kept = make()
             return super().train_step(model, batch)
 
+    runner = make_runner({"checkpoint": CheckpointHook()}, task=Task(), max_epochs=3)
     with caplog.at_level("WARNING"):
-        assert values_after(make_runner, Task(), TinyModel()) == {}
+        runner.run("train")
+        assert runner.checkpointer.beside.state_dict()["values"] == [{}]
     told = [message for message in caplog.messages if "is in no checkpoint" in message]
     assert len(told) == 1 and told[0].startswith("task.kept (")
 
 
-class TemperedTask(TinyTask):
-    """Tunes a temperature by an optimizer of its own, and knows that of the run."""
+def test_a_set_is_saved_the_same_whatever_the_order_it_was_filled_in():
+    one, two = {"b", "a", (1, 2)}, {(1, 2), "a"} | {"b"}
+    assert to_plain(one) == to_plain(two) == to_plain({*reversed([*one])})
+    assert from_plain(to_plain(one), None) == one
+    assert to_plain({8, 0})["items"] == to_plain({0, 8})["items"] == [0, 8]
+
+
+class KeepsMuch(TinyTask):
+    """Of many kinds; an array by columns, one that others have too, what is made late."""
+
+    def __init__(self):
+        super().__init__()
+        self.sums, self.columns = np.zeros(3), np.zeros((2, 3), order="F")
+        self.view = self.sums[:1]
+        self.mean, self.recent = np.float32(1), deque(maxlen=3)
+        self.seen, self.words = set(), Counter()
+        self.by_step, self.late, self.phase = defaultdict(list), None, 1 + 0j
+        self.steps = 0
+
+    def train_step(self, model, batch):
+        outputs = super().train_step(model, batch)
+        self.steps += 1
+        loss = outputs["loss"].item()
+        self.sums[self.steps % 3] += loss
+        self.columns[:, self.steps % 3] += loss
+        self.mean = np.float32(0.9) * self.mean + np.float32(loss)
+        self.phase *= 1j
+        self.recent.append(loss)
+        self.seen.add(int(10 * loss))
+        self.words[f"{loss:.1f}"] += 1
+        self.by_step[self.steps % 2].append(np.array([loss]))
+        self.late = deque([*(self.late or ()), {"loss": np.float64(loss)}], maxlen=2)
+        share = float(self.view[0] + self.mean) + sum(self.recent) + len(self.seen)
+        share += len(self.by_step[0]) + self.phase.real + float(self.late[0]["loss"])
+        return {"loss": outputs["loss"] * (1 + (share + max(self.words.values())) % 1)}
+
+
+class Replay:
+    def __init__(self):
+        self.items = []
+
+    def state_dict(self):
+        return {"items": np.array(self.items)}
+
+    def load_state_dict(self, state):
+        self.items = [*state["items"]]
+
+
+class KeepsWhatHasAState(TinyTask):
+    """An optimizer with a schedule for a temperature, two in a list, an object of its own."""
 
     def setup(self, runner):
-        self.of_the_run, self.runner = runner.optimizer, runner
-        self.log_alpha = torch.zeros(1, requires_grad=True)
-        self.optimizer = torch.optim.Adam([self.log_alpha]) if self.tunes else None
+        self.temperatures = [torch.ones(1, requires_grad=True) for _ in range(3)]
+        adams = [torch.optim.Adam([t], lr=0.1) for t in self.temperatures]
+        self.optimizer, *self.others = adams
+        self.schedule = torch.optim.lr_scheduler.StepLR(self.optimizer, 2, 0.5)
+        self.replay = Replay()
 
     def train_step(self, model, batch):
         loss = super().train_step(model, batch)["loss"]
-        if self.tunes:
-            (self.log_alpha.exp() * loss.detach()).sum().backward()
-            self.optimizer.step()
-        loss.backward()
-        self.runner.optimizer_step()
-        return {"loss": loss.detach()}
+        for optimizer, temperature in zip(
+            (self.optimizer, *self.others), self.temperatures, strict=True
+        ):
+            optimizer.zero_grad()
+            (temperature * (loss.detach() - 1)).sum().backward()
+            optimizer.step()
+        self.schedule.step()
+        self.replay.items.append(loss.item())
+        share = sum(t.detach() for t in self.temperatures) + self.replay.items[-3:][0]
+        return {"loss": (loss * (1 + share % 1)).sum()}
 
 
-@pytest.mark.parametrize("tunes", [True, False])
-def test_an_optimizer_that_the_run_does_not_have_is_told(make_runner, caplog, tunes):
-    task = TemperedTask()
-    task.tunes = tunes
+class ChangesSeldom(TinyTask):
+    """In its twelfth step, in a validation, and by a hook."""
+
+    def __init__(self):
+        super().__init__()
+        self.scale, self.best, self.by_hook, self.bank = 1.0, None, 1.0, torch.zeros(3)
+        self.runner = None
+
+    def setup(self, runner):
+        self.runner = runner
+
+    def train_step(self, model, batch):
+        loss = super().train_step(model, batch)["loss"]
+        if self.runner.iter == 11:
+            self.scale = 0.5
+            self.bank.data += loss.detach()
+        return {"loss": loss * (self.scale * self.by_hook + (self.best or 0) + self.bank.sum())}
+
+    def compute_metrics(self):
+        metrics = super().compute_metrics()
+        if self.runner.epoch == 3:
+            self.best = float(metrics["loss"])
+        return metrics
+
+
+class SetsOnce(Hook):
+    def before_train_epoch(self, runner):
+        if runner.epoch == 2 and not runner.state.batch_in_epoch:
+            runner.task.by_hook = 0.7
+
+
+class DetachesWhereItIsUsed(TinyModel):
+    """Keeps its hidden state with the graph, and an output that it makes anew."""
+
+    def __init__(self):
+        super().__init__()
+        self.cell, self.hidden = nn.GRUCell(4, 4), None
+
+    def forward(self, inputs):
+        hidden = None if self.hidden is None else self.hidden[0].detach()
+        hidden = self.cell(inputs, hidden if self.training else None)
+        if self.training:
+            self.hidden = (hidden,)
+        self.last_output = super().forward(hidden)
+        return self.last_output
+
+
+@pytest.mark.parametrize("stops", [[1], [4], [2, 5], [12, 13], [16]])
+@pytest.mark.parametrize(
+    ("make_task", "make_model"),
+    [
+        (KeepsMuch, TinyModel),
+        (KeepsWhatHasAState, TinyModel),
+        (ChangesSeldom, TinyModel),
+        (TinyTask, DetachesWhereItIsUsed),
+    ],
+)
+def test_a_resumed_run_keeps_what_is_not_plain_or_changes_seldom(
+    make_runner, tmp_path, caplog, make_task, make_model, stops
+):
+    def run(folder, hooks, **more):
+        torch.manual_seed(0)
+        hooks = {"checkpoint": CheckpointHook(), "sets": SetsOnce(), **hooks}
+        parts = {"model": make_model(), "task": make_task(), "lr": 0.01}
+        make_runner(hooks, work_dir=folder, max_epochs=6, **parts, **more).run("train")
+
     with caplog.at_level("WARNING"):
-        hooks = {"checkpoint": CheckpointHook()}
-        make_runner(hooks, task=task, max_epochs=1, with_optimizer=False).run("train")
-    told = [message for message in caplog.messages if "is in no checkpoint" in message]
-    assert len(told) == tunes and all(m.startswith("task.optimizer (Adam)") for m in told)
+        run(tmp_path / "whole", {})
+        for stop in stops:
+            run(tmp_path / "cut", {"stop": StopAt(stop)}, resume="auto")
+        run(tmp_path / "cut", {}, resume="auto")
+    whole, resumed = (load_checkpoint(tmp_path / name / "epoch_6.pth") for name in ("whole", "cut"))
+    for name, weight in whole["state_dict"].items():
+        assert torch.equal(weight, resumed["state_dict"][name]), name
+    assert repr(whole["beside"]) == repr(resumed["beside"])
+    assert not [message for message in caplog.messages if "checkpoint" in message]
+
+
+class CountsEvaluated(TinyTask):
+    """Its steps go by how many batches evaluations have seen, and by what a hook has scaled."""
+
+    def __init__(self):
+        super().__init__()
+        self.num_seen, self.num_last, self.scale, self.bank = 0, 0, 1.0, torch.zeros(1)
+
+    def train_step(self, model, batch):
+        loss = super().train_step(model, batch)["loss"]
+        share = self.num_seen + 2 * self.num_last + self.bank.sum()
+        return {"loss": loss * self.scale / (1 + share)}
+
+    def reset_metrics(self):
+        super().reset_metrics()
+        self.num_last = 0
+
+    def val_step(self, model, batch):
+        self.num_seen += 1
+        self.num_last += 1
+        self.bank += 1
+        return super().val_step(model, batch)
+
+
+class Scales(Hook):
+    def __init__(self, factor=0.5):
+        self.factor = factor
+
+    def before_train(self, runner):
+        runner.task.scale *= self.factor
+
+
+class GivesUpAnEvaluation(Hook):
+    def after_val_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+        if runner.epoch == 2 and batch_idx == 1:
+            runner.state.stop("a signal", urgent=True)
+
+
+def test_an_evaluation_that_is_given_up_and_hooks_that_set_values_count_once(make_runner, tmp_path):
+    def run(folder, hooks, **more):
+        torch.manual_seed(0)
+        hooks = {"checkpoint": CheckpointHook(interval=4), "scales": Scales(), **hooks}
+        make_runner(
+            hooks, work_dir=folder, max_epochs=4, val_size=24, task=CountsEvaluated(), **more
+        ).run("train")
+
+    run(tmp_path / "whole", {})
+    run(tmp_path / "cut", {"gives_up": GivesUpAnEvaluation()}, resume="auto")
+    assert (tmp_path / "cut" / "epoch_2.pth").exists()
+    run(tmp_path / "cut", {"stop": StopAt(8)}, resume="auto")
+    run(tmp_path / "cut", {}, resume="auto")
+    whole, resumed = (load_checkpoint(tmp_path / name / "epoch_4.pth") for name in ("whole", "cut"))
+    for name, weight in whole["state_dict"].items():
+        assert torch.equal(weight, resumed["state_dict"][name]), name
+    assert repr(whole["beside"]) == repr(resumed["beside"])
+
+
+def test_what_a_hook_sets_at_the_start_is_configuration(make_runner, tmp_path):
+    def run(epochs, factor, **more):
+        task = CountsEvaluated()
+        hooks = {"checkpoint": CheckpointHook(), "scales": Scales(factor)}
+        make_runner(hooks, task=task, work_dir=tmp_path, max_epochs=epochs, **more).run("train")
+        return task.scale
+
+    assert run(1, 0.5) == 0.5
+    assert run(2, 0.3, resume="auto") == 0.3
+
+
+def test_what_an_evaluation_collects_is_not_held_once_it_was_reset(make_runner):
+    class Task(TinyTask):
+        def __init__(self):
+            super().__init__()
+            self.predictions, self.best = [], 0.0
+
+        def val_step(self, model, batch):
+            outputs = super().val_step(model, batch)
+            self.predictions.append(outputs)
+            self.best += 1
+            return outputs
+
+        def reset_metrics(self):
+            super().reset_metrics()
+            self.predictions.clear()
+
+    runner = make_runner({}, task=Task(), max_epochs=2)
+    runner.run("train")
+    assert runner.checkpointer.beside.state_dict()["values"] == [{"task": {"best": [2.0, False]}}]
 
 
 @pytest.mark.parametrize("kind", [dict, list])
@@ -256,40 +504,20 @@ def test_it_can_be_left_out(make_runner, tmp_path, caplog):
     assert "resume: beside: what it holds is left out (resume_ignore)" in caplog.messages
 
 
-def test_a_look_makes_the_host_wait_for_no_device(monkeypatch):
-    task, model = TinyTask(), TinyModel()
-    task.bank = torch.zeros(3)
-    beside = Beside(model, task)
-
-    def step(model, batch):
-        task.bank[0] += 1
-        return {}
-
-    def wait(tensor):
-        raise AssertionError("the host waits")
-
-    with monkeypatch.context() as patch:
-        for name in ("tolist", "item", "cpu", "numpy", "__int__", "__float__", "__bool__"):
-            patch.setattr(torch.Tensor, name, wait)
-        beside.watched(step)(model, None)
-    assert list(beside.state_dict()["values"][0]["task"]) == ["bank"]
-
-
 def test_a_tensor_that_others_have_too_stays_theirs():
     def parts():
         task, model = TinyTask(), TinyModel()
         task.bank = model.inner.bank = torch.zeros(3)
-        return task, model, Beside(model, task)
-
-    def step(model, batch):
-        task.bank[0] += 1
-        return {}
+        beside = Beside(model, task)
+        beside.values.begin()
+        return task, model, beside
 
     task, model, beside = parts()
-    beside.watched(step)(model, None)
+    task.bank[0] += 1
     saved = beside.state_dict()
+    assert list(saved["values"][0]["task"]) == ["bank"]
     task, model, beside = parts()
-    beside.load_state_dict(saved)
+    beside.load_values(saved)
     assert task.bank[0] == 1 and task.bank is model.inner.bank
 
 
@@ -322,7 +550,7 @@ def test_a_tensor_that_is_read_through_a_conjugation_is_looked_at(make_runner):
 
     task = Task()
     held = values_after(make_runner, task, TinyModel())
-    assert held["task"]["kept"][0] is task.kept
+    assert held["task"]["kept"][0].data_ptr() == task.kept.data_ptr()
 
 
 @pytest.mark.parametrize("where", ["task", "model"])
@@ -390,7 +618,7 @@ def test_fewer_ranks_go_on_with_what_the_first_one_had(caplog):
 
     task = Counting()
     values = [{"task": {"steps": [n, False]}} for n in (7, 9)]
-    Beside(TinyModel(), task).load_state_dict({"tensors": {}, "values": values, "task": None})
+    Beside(TinyModel(), task).load_values({"tensors": {}, "values": values, "task": None})
     assert task.steps == 7
     assert caplog.messages == [
         "resume: what task and model keep beside the weights is of 2 processes and this run has 1, "
@@ -399,9 +627,7 @@ def test_fewer_ranks_go_on_with_what_the_first_one_had(caplog):
 
 
 def test_other_ranks_are_not_told_where_there_is_nothing(caplog):
-    Beside(TinyModel(), TinyTask()).load_state_dict(
-        {"tensors": {}, "values": [{}, {}], "task": None}
-    )
+    Beside(TinyModel(), TinyTask()).load_values({"tensors": {}, "values": [{}, {}], "task": None})
     assert caplog.messages == []
 
 
@@ -418,7 +644,5 @@ class WithParameter(TinyModel):
 @pytest.mark.parametrize("make_model", [WithProperty, WithParameter])
 def test_what_takes_no_value_any_more_begins_anew(caplog, make_model):
     values = [{"model": {"kept": [3, False]}}]
-    Beside(make_model(), TinyTask()).load_state_dict(
-        {"tensors": {}, "values": values, "task": None}
-    )
+    Beside(make_model(), TinyTask()).load_values({"tensors": {}, "values": values, "task": None})
     assert caplog.messages == ["model.kept is not what it was in the checkpoint, and begins anew"]
