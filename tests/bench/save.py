@@ -30,6 +30,7 @@ from hookexp.runner import Runner
 def runner_with_state() -> Runner:
     """A run of ours that has made one step, so that AdamW has its moments."""
     runner = workloads.build(LARGE, 1, "sinks=none", *workloads.NO_SAVES)
+    runner.checkpointer.note_training()
     runner.optim_wrapper.backward(runner.forward_train(None)["loss"])
     runner.optim_wrapper.step()
     return runner
