@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -26,23 +26,27 @@ class Prefetcher:
 
     def __call__(self, batches: Iterator[Any]) -> Iterator[Any]:
         """The same batches, in the same order, on the device."""
-        stream = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
-        ahead = self._copy_next(batches, stream)
+        ahead = self._copy_next(batches)
         while ahead is not None:
             current = torch.cuda.current_stream(self._device)
-            current.wait_stream(stream)
+            current.wait_stream(self._stream)
             batch = map_tensors(ahead[0], partial(_in_use_on, current))
-            ahead = self._copy_next(batches, stream)
+            ahead = self._copy_next(batches)
             yield batch
 
-    def _copy_next(self, batches: Iterator[Any], stream: torch.cuda.Stream) -> list[Any] | None:
+    @cached_property
+    def _stream(self) -> torch.cuda.Stream:
+        """One for all passes, as memory that was taken for one stream is kept for it alone."""
+        return torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
+
+    def _copy_next(self, batches: Iterator[Any]) -> list[Any] | None:
         """The next batch in a box, on its way to the device; None after the last."""
         for batch in batches:
             if _is_there(batch):
                 # What is still being computed on the current stream is nobody else's to read.
                 return [self._place(batch)]
             pinned = map_tensors(batch, _pinned)
-            with torch.cuda.stream(stream):
+            with torch.cuda.stream(self._stream):
                 return [self._place(pinned)]
         return None
 

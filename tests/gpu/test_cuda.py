@@ -26,6 +26,18 @@ def test_the_prefetcher_gives_the_same_batches_on_the_device():
         assert torch.equal(batch["y"][0].cpu(), wanted["y"][0])
 
 
+def test_memory_does_not_grow_with_the_passes():
+    device = resolve_device("auto")
+    prefetch = Prefetcher(device, batch_placer(device, channels_last=False))
+    reserved = []
+    for _ in range(4):
+        for batch in prefetch(iter([torch.rand(2**21) for _ in range(3)])):
+            batch.mul_(2)
+        torch.cuda.synchronize()
+        reserved.append(torch.cuda.memory_reserved(device))
+    assert reserved[3] == reserved[0]
+
+
 def test_prefetching_makes_the_host_wait_for_nothing():
     device = resolve_device("auto")
     batches = [torch.rand(256, 256) for _ in range(5)]
