@@ -138,5 +138,6 @@ def _free_memory() -> None:
     if torch is not None and torch.cuda.is_initialized():
         torch.cuda.empty_cache()
     dynamo: Any = sys.modules.get("torch._dynamo")
-    if dynamo is not None:
+    # Where there is a GPU torch (2.13) imports all of its compiler for this.
+    if dynamo is not None and dynamo.convert_frame.FRAME_COUNTER > 0:
         dynamo.reset()
