@@ -41,12 +41,10 @@ class Forbidden(Hook):
         self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None
     ) -> None:
         next_is_log_point = (batch_idx + 2) % INTERVAL == 0
-        # The first iterations build caches of kernels and streams.
-        free = self.is_allowed or next_is_log_point or batch_idx < 2 * INTERVAL
+        # After the last one hooks read what is left. The first ones build caches of kernels.
+        is_last = batch_idx + 1 == runner.max_iters
+        free = self.is_allowed or next_is_log_point or is_last or batch_idx < 2 * INTERVAL
         torch.cuda.set_sync_debug_mode("default" if free else "error")
-
-    def after_train(self, runner: Any) -> None:
-        torch.cuda.set_sync_debug_mode("default")
 
 
 def waits_of(precision: str, iters: int) -> list[Waits]:
