@@ -341,6 +341,18 @@ def test_another_number_of_processes(run, tmp_path):
     assert run(resume="auto", resume_ignore=("rng",)).epoch == 2
 
 
+def test_gpus_that_neither_run_uses_are_not_told_of(run, monkeypatch, warnings_of_resume):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    run(max_epochs=1)
+    run(resume="auto")
+    assert warnings_of_resume() == []
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
+    monkeypatch.setattr(torch.cuda, "get_rng_state_all", lambda: [])
+    run(resume="auto", max_epochs=3)
+    assert warnings_of_resume() == ["resume: rng: is of 0 GPUs and this process has 2"]
+
+
 # -- all at once ------------------------------------------------------------------------------
 
 
