@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -30,6 +31,16 @@ from hookexp.task import Task
 
 # Small tensors on several threads spend their time waiting for each other.
 torch.set_num_threads(1)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Without `-m gpu` no test sees a GPU.
+
+    Where there is one, torch's autograd has threads of its own from the first backward pass on, and
+    no process that has them can be forked, as many tests do.
+    """
+    if "gpu" not in config.option.markexpr.replace("not gpu", ""):
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 
 @pytest.fixture(scope="session", autouse=True)
