@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from omegaconf import DictConfig
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.nn.parameter import is_lazy
 
@@ -19,6 +19,7 @@ from hookexp import dist
 from hookexp.activation_checkpointing import recompute_in_backward
 from hookexp.compose.instantiate import instantiate
 from hookexp.compose.wording import listed, nearest, on_one_line
+from hookexp.device import map_tensors
 from hookexp.errors import ConfigError
 from hookexp.settings import TrainerSettings
 from hookexp.task import Task
@@ -112,7 +113,20 @@ def compiled_step(task: Task, settings: TrainerSettings) -> Callable[..., dict[s
         "trainer.compile: the first iterations compile and take long, a minute or more for a large "
         "model; so does the first batch of another shape"
     )
-    return step
+    return _with_copied_results(step) if settings.compiles_to_graphs else step
+
+
+def _with_copied_results(step: Callable[..., Any]) -> Callable[..., Any]:
+    """A step whose results stay what they are.
+
+    A CUDA graph writes those of the next step to the same memory, and hooks keep what they are
+    given until somebody reads it.
+    """
+
+    def call(model: nn.Module, batch: Any) -> Any:
+        return map_tensors(step(model, batch), Tensor.clone)
+
+    return call
 
 
 def _refuse_unknown(

@@ -11,7 +11,8 @@ from hookexp.precision import PRECISIONS
 
 DEFAULT_MAX_EPOCHS = 10
 _MODES = ("train", "val", "test")
-_COMPILE_MODES = ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
+_GRAPH_MODES = ("reduce-overhead", "max-autotune")
+_COMPILE_MODES = ("default", *_GRAPH_MODES, "max-autotune-no-cudagraphs")
 
 
 @dataclass(frozen=True)
@@ -136,6 +137,16 @@ class TrainerSettings:
     def budget(self) -> int:
         """Epochs or iterations until training is done."""
         return self.max_iters or self.max_epochs or DEFAULT_MAX_EPOCHS
+
+    @property
+    def compiles_to_graphs(self) -> bool:
+        """Whether torch.compile makes CUDA graphs on a GPU, which write to the same memory anew."""
+        given: dict[str, Any] = {"mode": self.compile}
+        if isinstance(self.compile, dict):
+            given = self.compile
+        if given.get("mode") in _GRAPH_MODES or given.get("backend") == "cudagraphs":
+            return True
+        return bool((given.get("options") or {}).get("triton.cudagraphs"))
 
     def validates_after(self, finished: int, batches_per_epoch: int | None) -> bool:
         """Whether a validation is due after so many epochs (or iterations) of the run."""

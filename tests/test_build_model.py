@@ -7,14 +7,17 @@ import logging
 
 import pytest
 import torch
+from fakes import TinyTask
 from hydra import compose
 from torch import nn
 
 import hookexp.app  # noqa: F401  (registers the plugins)
 from hookexp.build import build_runner
+from hookexp.build_model import compiled_step
 from hookexp.compose.conf_dir import with_hydra
 from hookexp.compose.isolation import restored_process_state
 from hookexp.errors import ConfigError
+from hookexp.settings import TrainerSettings
 
 # Traces and differentiates as the default backend does, without its minute of C++ compilation.
 BACKEND = "aot_eager"
@@ -72,6 +75,24 @@ def test_what_torch_compile_is_given(tmp_path, monkeypatch, word, options):
     monkeypatch.setattr(torch, "compile", noted)
     build_runner(config(word), tmp_path)
     assert asked == [("train_step", options)]
+
+
+@pytest.mark.parametrize(
+    "compiled",
+    ["max-autotune", {"mode": "reduce-overhead"}, {"options": {"triton.cudagraphs": True}}],
+)
+def test_results_that_lie_where_the_next_ones_will_are_copied(monkeypatch, compiled):
+    """As those of CUDA graphs do, which torch's compiler makes on a GPU."""
+    memory = torch.zeros(())
+
+    @functools.wraps(torch.compile)
+    def as_graphs(step, **given):
+        return lambda model, batch: {"loss": memory.add_(1), "n": 3}
+
+    monkeypatch.setattr(torch, "compile", as_graphs)
+    step = compiled_step(TinyTask(), TrainerSettings(compile=compiled))
+    first, second = step(None, None), step(None, None)
+    assert (first["loss"], first["n"], second["loss"]) == (1, 3, 2)
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from hookexp.hook import Batch, Hook, Priority
+from hookexp.optim.capturable import refuse_kept_gradients
 from hookexp.optim.windows import Windows
 from hookexp.optim.wrapper import checked_clip
 from hookexp.runner import Runner
@@ -63,6 +64,10 @@ class OptimizerHook(Hook):
         wrapper.set_to_none = self.set_to_none
         wrapper.windows = self._windows = Windows(self.cumulative_iters)
         self._steps_always = self._windows.longest == 1
+        if not self._steps_always:
+            refuse_kept_gradients(runner, f"cumulative_iters={self.cumulative_iters}")
+        if not self.set_to_none:
+            refuse_kept_gradients(runner, "set_to_none=false")
         if not isinstance(self.loss_scale, str):
             wrapper.fix_loss_scale(self.loss_scale)
 

@@ -13,6 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from hookexp import dist
 from hookexp.hook import Batch, Hook, Priority
+from hookexp.optim.capturable import refuse_kept_gradients
 from hookexp.optim.wrapper import checked_clip
 from hookexp.runner import Runner
 from hookexp.task import loss_of
@@ -69,6 +70,8 @@ class SamHook(Hook):
     def before_run(self, runner: Runner) -> None:
         runner.optim_wrapper.set_clipping(self.grad_clip)
         runner.optim_wrapper.set_to_none = self.set_to_none
+        if not self.set_to_none:
+            refuse_kept_gradients(runner, "set_to_none=false")
 
     def before_train(self, runner: Runner) -> None:
         norms = (m for m in runner.model.modules() if isinstance(m, _BatchNorm))

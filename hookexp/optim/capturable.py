@@ -35,11 +35,10 @@ def refuse_what_no_graph_holds(runner: Runner) -> None:
             "trainer.precision=fp16 asks at each step whether the gradients are finite, which no "
             f"graph can; use trainer.precision=bf16, or {USE_DEFAULT}"
         )
-    mode = settings.compile.get("mode") if isinstance(settings.compile, dict) else settings.compile
-    if mode in ("reduce-overhead", "max-autotune"):
+    if settings.compiles_to_graphs:
         raise refusal(
-            f"trainer.compile={mode} makes CUDA graphs of its own; use trainer.compile=true or "
-            f"=max-autotune-no-cudagraphs, or {USE_DEFAULT}"
+            f"trainer.compile={settings.compile} makes CUDA graphs of its own; use "
+            f"trainer.compile=true or =max-autotune-no-cudagraphs, or {USE_DEFAULT}"
         )
     if settings.activation_checkpointing:
         raise refusal(
@@ -78,6 +77,24 @@ def refuse_listeners(runner: Runner) -> None:
             f"backward and step are one graph, with no before_optim_step between them, where "
             f"{', '.join(f'hooks.{name}' for name in listening)} would be called; "
             f"drop hooks={words}, or {USE_DEFAULT}"
+        )
+
+
+def refuse_kept_gradients(runner: Runner, setting: str) -> None:
+    """Refuse what keeps gradients until the next backward pass, where that is a graph of torch's.
+
+    Such a graph writes its gradients to the same memory each time, and torch (2.13) takes that for
+    the memory of the parameters' gradients: they would be overwritten (pytorch issue 169545).
+
+    Raises:
+        ConfigError: naming the setting of the optimizer hook.
+    """
+    settings = runner.settings
+    if settings.compiles_to_graphs and runner.device.type == "cuda":
+        raise ConfigError(
+            f"hooks.optimizer.{setting}: keeps gradients, which the CUDA graphs of "
+            f"trainer.compile={settings.compile} overwrite in each backward pass; use "
+            "trainer.compile=true or =max-autotune-no-cudagraphs"
         )
 
 

@@ -95,6 +95,13 @@ def test_replaying_makes_the_host_wait_for_nothing(tmp_path):
     assert runner.iter == 12
 
 
+def test_what_torchs_own_graphs_return_can_be_read_later(tmp_path):
+    """They write to the same memory each time, and the logger reads ten losses at once."""
+    runner = trained(tmp_path / "run", "trainer.compile=reduce-overhead", "hooks=+ema")
+    losses = [float(v) for v in runner.message_hub.scalars["train/loss"].values]
+    assert len(losses) == 50 and len(set(losses)) > 40
+
+
 class _WrapAgain:
     """Goes around the graphed step, whose hook is called before this one."""
 

@@ -10,10 +10,12 @@ import torch
 from fakes import Recorder, TinyData, TinyModel, TinyTask
 from torch import nn
 
+from hookexp.errors import ConfigError
 from hookexp.hook import Hook, Priority
 from hookexp.hooks.checkpoint import CheckpointHook
 from hookexp.hooks.optimizer import OptimizerHook
 from hookexp.hooks.param_scheduler import ParamSchedulerHook
+from hookexp.hooks.sam import SamHook
 from hookexp.hooks.sampler_seed import DistSamplerSeedHook
 from hookexp.optim.param_schedulers import LinearParamScheduler
 
@@ -328,3 +330,22 @@ def test_what_is_refused(arguments, message):
 def test_the_largest_gradient_may_be_the_norm_also_as_yaml_writes_it():
     hook = OptimizerHook(grad_clip={"max_norm": 1.0, "norm_type": "inf"})
     assert hook.grad_clip["norm_type"] == float("inf")
+
+
+@pytest.mark.parametrize(
+    ("hook", "message"),
+    [
+        (OptimizerHook(cumulative_iters=[[0, 1], [5, 2]]), r"cumulative_iters=\[\[0, 1\], \[5, 2"),
+        (OptimizerHook(set_to_none=False), r"set_to_none=false"),
+        (SamHook(set_to_none=False), r"set_to_none=false"),
+    ],
+)
+def test_gradients_that_torchs_graphs_would_overwrite_are_not_kept(make_runner, hook, message):
+    runner = make_runner(compile="reduce-overhead")
+    hook.before_run(runner)
+    runner.device = torch.device("cuda")
+    OptimizerHook().before_run(runner)
+    with pytest.raises(
+        ConfigError, match=rf"hooks\.optimizer\.{message}.*use trainer\.compile=true"
+    ):
+        hook.before_run(runner)
