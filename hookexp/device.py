@@ -74,7 +74,7 @@ def autocast(device: torch.device, precision: str) -> AbstractContextManager[Any
 
 
 def batch_placer(device: torch.device, channels_last: bool) -> Callable[[Any], Any]:
-    """A function that puts a batch on the device, without waiting for copies from pinned memory.
+    """A function that puts a batch on the device; the host does not wait for a GPU to have it.
 
     On the CPU it returns the very batch.
     """
@@ -82,11 +82,24 @@ def batch_placer(device: torch.device, channels_last: bool) -> Callable[[Any], A
         return lambda batch: batch
 
     def place_tensor(tensor: Tensor) -> Tensor:
+        if device.type == "cuda":
+            tensor = _page_locked(tensor)
         if channels_last and tensor.dim() == 4:
             return tensor.to(device, non_blocking=True, memory_format=torch.channels_last)
         return tensor.to(device, non_blocking=True)
 
     return lambda batch: map_tensors(batch, place_tensor)
+
+
+def _page_locked(tensor: Tensor) -> Tensor:
+    """A tensor, or a copy of it: only from such memory, and of one piece, a GPU copies by itself.
+
+    From other memory it does once all that was launched before is done, and the host waits.
+    """
+    is_plain = tensor.layout is torch.strided and not tensor.is_nested
+    if tensor.device.type != "cpu" or not is_plain or tensor.is_pinned():
+        return tensor
+    return torch.empty_like(tensor, pin_memory=True).copy_(tensor)
 
 
 def map_tensors(batch: Any, function: Callable[[Tensor], Tensor]) -> Any:

@@ -42,6 +42,26 @@ def test_a_batch_on_the_cpu_is_the_very_batch():
     assert batch_placer(torch.device("cpu"), channels_last=False)(batch) is batch
 
 
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_what_is_copied_to_a_gpu_is_in_page_locked_memory(monkeypatch, channels_last):
+    locked, copied = [], []
+
+    def empty_like(tensor, pin_memory):
+        assert pin_memory
+        locked.append(torch.zeros(tensor.shape))
+        return locked[-1]
+
+    monkeypatch.setattr(torch, "empty_like", empty_like)
+    monkeypatch.setattr(torch.Tensor, "is_pinned", lambda tensor: any(tensor is t for t in locked))
+    monkeypatch.setattr(torch.Tensor, "to", lambda tensor, *_, **how: copied.append((tensor, how)))
+    place = batch_placer(torch.device("cuda"), channels_last)
+    place({"x": torch.ones(1, 2, 3, 4), "y": [torch.ones(2)]})
+    for (tensor, how), memory in zip(copied, locked, strict=True):
+        assert tensor is memory and tensor.min() == 1 and how["non_blocking"]
+    place(locked)
+    assert len(locked) == 2 and [id(tensor) for tensor, _ in copied[2:]] == [*map(id, locked)]
+
+
 def test_channels_last_reaches_images_inside_any_container():
     place = batch_placer(torch.device("cpu"), channels_last=True)
     images, labels = place((torch.zeros(2, 3, 4, 4), torch.zeros(2)))

@@ -45,9 +45,8 @@ class Prefetcher:
             if _is_there(batch):
                 # What is still being computed on the current stream is nobody else's to read.
                 return [self._place(batch)]
-            pinned = map_tensors(batch, _pinned)
             with torch.cuda.stream(self._stream):
-                return [self._place(pinned)]
+                return [self._place(batch)]
         return None
 
 
@@ -56,13 +55,6 @@ def _is_there(batch: Any) -> bool:
     found: list[Tensor] = []
     map_tensors(batch, found.append)  # type: ignore[arg-type]
     return any(tensor.is_cuda for tensor in found)
-
-
-def _pinned(tensor: Tensor) -> Tensor:
-    """Only from page-locked memory, and of one piece, is a copy asynchronous."""
-    if tensor.is_cuda or tensor.is_pinned():
-        return tensor
-    return torch.empty_like(tensor, pin_memory=True).copy_(tensor)
 
 
 def _in_use_on(stream: torch.cuda.Stream, tensor: Tensor) -> Tensor:

@@ -7,7 +7,6 @@ from contextlib import nullcontext
 import pytest
 import torch
 
-from hookexp.data import prefetch
 from hookexp.data.prefetch import Prefetcher
 
 
@@ -28,7 +27,6 @@ def prefetcher(monkeypatch):
     monkeypatch.setattr(torch.cuda, "Stream", SideStream)
     monkeypatch.setattr(torch.cuda, "current_stream", lambda device: SideStream)
     monkeypatch.setattr(torch.cuda, "stream", lambda stream: nullcontext())
-    monkeypatch.setattr(prefetch, "_pinned", lambda tensor: tensor)
     return Prefetcher(torch.device("cuda"), lambda batch: batch)
 
 

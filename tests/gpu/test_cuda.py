@@ -48,3 +48,17 @@ def test_prefetching_makes_the_host_wait_for_nothing():
             batch.mul_(2)
     finally:
         torch.cuda.set_sync_debug_mode("default")
+
+
+def test_a_batch_in_ordinary_memory_is_placed_while_the_device_is_busy():
+    device = resolve_device("auto")
+    place = batch_placer(device, channels_last=False)
+    batch = torch.rand(2**22)
+    place(batch)  # Page-locked memory is taken once, and then used again.
+    torch.cuda.synchronize()
+    torch.cuda._sleep(10**9)
+    is_awake = torch.cuda.Event()
+    is_awake.record()
+    placed = place(batch)
+    assert not is_awake.query(), "the host has waited for the device"
+    assert torch.equal(placed.cpu(), batch)
