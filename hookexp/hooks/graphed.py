@@ -150,7 +150,8 @@ class _GraphedStep:
         self._inputs = map_tensors(batch, torch.clone)
         graph = torch.cuda.CUDAGraph()
         # Other threads write checkpoints and pin memory, which has nothing to do with the capture.
-        with torch.cuda.graph(graph, stream=self._stream, capture_error_mode="thread_local"):
+        capture = torch.cuda.graph(graph, stream=self._stream, capture_error_mode="thread_local")
+        with _told_in_one_line(), capture:
             self._outputs = self._step(model, self._inputs)
         self._runner.logger.info("hooks.optimizer: the training step is a CUDA graph from here on")
         return graph
@@ -194,6 +195,24 @@ def _capturable_warning_off() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*capturable=True.*")
         yield
+
+
+@contextmanager
+def _told_in_one_line() -> Iterator[None]:
+    """What cannot be captured, in place of what torch says when it ends such a capture."""
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise
+    except RuntimeError as error:
+        hidden = error.__context__
+        reason = hidden if isinstance(hidden, RuntimeError) else error
+        line = str(reason).strip().partition("\n")[0]
+        raise refusal(
+            f"this model and task cannot be captured ({line}): a step may not make the host wait "
+            "for the device, as .item(), print and choosing by a mask do; have it do without, or "
+            f"{USE_DEFAULT}"
+        ) from reason
 
 
 def _refuse_all_but_scalars(outputs: dict[str, Any]) -> None:

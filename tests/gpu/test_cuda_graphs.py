@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,6 +14,7 @@ from hydra import compose
 import hookexp.app  # noqa: F401  (registers the plugins)
 from hookexp.build import build_runner
 from hookexp.compose.conf_dir import with_hydra
+from hookexp.tasks.supervised import SupervisedTask
 
 pytestmark = [
     pytest.mark.gpu,
@@ -100,6 +104,32 @@ def test_what_torchs_own_graphs_return_can_be_read_later(tmp_path):
     runner = trained(tmp_path / "run", "trainer.compile=reduce-overhead", "hooks=+ema")
     losses = [float(v) for v in runner.message_hub.scalars["train/loss"].values]
     assert len(losses) == 50 and len(set(losses)) > 40
+
+
+class Waiting(SupervisedTask):
+    def train_step(self, model, batch):
+        outputs = super().train_step(model, batch)
+        assert outputs["loss"].item() >= 0
+        return outputs
+
+
+def test_a_step_that_makes_the_host_wait_is_told(tmp_path):
+    """In a process of its own, as a capture that was broken off may leave torch in any state."""
+    words = ["hooks/optimizer=graphed", f"task._target_={__name__}.Waiting", "trainer.device=cuda"]
+    here = Path(__file__).parent
+    run = subprocess.run(
+        [sys.executable, "-m", "hookexp", *words, f"hydra.run.dir={tmp_path}"],
+        env={
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join(
+                [str(here.parent.parent), str(here), os.environ.get("PYTHONPATH", "")]
+            ),
+        },
+        capture_output=True,
+        text=True,
+    )
+    assert run.returncode == 1
+    assert "cannot be captured (" in run.stderr and "hooks/optimizer=default" in run.stderr
 
 
 class _WrapAgain:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from contextlib import contextmanager
 
 import pytest
 import torch
@@ -132,6 +133,30 @@ def test_the_graph_is_of_the_shape_that_comes_most(make_runner, monkeypatch, siz
         assert torch.equal(one["loss"], two["loss"])
     (graph,) = graphs
     assert (graph.size, graph.num_replays) == (4, sizes.count(4) - 3)
+
+
+def test_a_step_that_cannot_be_captured_is_told_with_its_reason(make_runner, monkeypatch):
+    @contextmanager
+    def capture(graph, **options):
+        try:
+            yield
+        finally:
+            raise RuntimeError(
+                "CUDA error: operation failed due to a previous error during capture"
+            )
+
+    def waits(model, batch):
+        raise RuntimeError("CUDA error: operation not permitted when stream is capturing\nhint")
+
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", object)
+    monkeypatch.setattr(torch.cuda, "graph", capture)
+    runner = make_runner({})
+    step = graphed._GraphedStep(runner, waits, GraphedOptimizerHook())
+    message = (
+        r"\(CUDA error: operation not permitted when stream is capturing\): .*hooks/optimizer="
+    )
+    with pytest.raises(ConfigError, match=message):
+        step._captured(runner.model, torch.zeros(1))
 
 
 def test_a_pass_for_statistics_alone_is_refused():
