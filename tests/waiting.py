@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from hookexp.hook import Hook, Priority
@@ -66,3 +67,31 @@ class PerIteration(Hook):
     ) -> None:
         self.seen.append(Counter(self.waits))
         self.waits.clear()
+
+
+class Forbidden(Hook):
+    """Lets torch raise an error where the host waits for a GPU, but in iterations that log.
+
+    Args:
+        interval: iterations between two log points.
+        is_allowed: waiting is no error at all.
+        first: iterations that may wait, as they build caches of kernels and streams.
+    """
+
+    priority = Priority.LOWEST
+
+    def __init__(self, interval: int, is_allowed: bool = False, first: int = 20) -> None:
+        self.interval = interval
+        self.is_allowed = is_allowed
+        self.first = first
+
+    def after_train_iter(
+        self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None
+    ) -> None:
+        next_is_log_point = (batch_idx + 2) % self.interval == 0
+        is_last = batch_idx + 1 == runner.max_iters  # Hooks read what is left when it has ended.
+        free = self.is_allowed or next_is_log_point or is_last or batch_idx < self.first
+        torch.cuda.set_sync_debug_mode("default" if free else "error")
+
+    def on_exception(self, runner: Any, error: BaseException) -> None:
+        torch.cuda.set_sync_debug_mode("default")

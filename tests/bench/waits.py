@@ -13,38 +13,18 @@ per step whether to skip.
 from __future__ import annotations
 
 from collections import Counter
-from typing import Any
 
 import timing
 import torch
 import workloads
 from hydra import compose
-from waiting import PerIteration, Waits, counted_waits
+from waiting import Forbidden, PerIteration, Waits, counted_waits
 
 from hookexp.build import build_runner
 from hookexp.compose.conf_dir import with_hydra
-from hookexp.hook import Hook, Priority
 
 INTERVAL = 10
 REPORTS = 50
-
-
-class Forbidden(Hook):
-    """Lets torch raise an error where the host waits, except in iterations with a log point."""
-
-    priority = Priority.LOWEST
-
-    def __init__(self, is_allowed: bool) -> None:
-        self.is_allowed = is_allowed
-
-    def after_train_iter(
-        self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None
-    ) -> None:
-        next_is_log_point = (batch_idx + 2) % INTERVAL == 0
-        # After the last one hooks read what is left. The first ones build caches of kernels.
-        is_last = batch_idx + 1 == runner.max_iters
-        free = self.is_allowed or next_is_log_point or is_last or batch_idx < 2 * INTERVAL
-        torch.cuda.set_sync_debug_mode("default" if free else "error")
 
 
 def waits_of(precision: str, iters: int) -> list[Waits]:
@@ -69,7 +49,7 @@ def waits_of(precision: str, iters: int) -> list[Waits]:
         trace = PerIteration(waits)
         runner.hooks.register(trace, "trace")
         if device == "cuda":
-            runner.hooks.register(Forbidden(precision == "fp16"), "forbidden")
+            runner.hooks.register(Forbidden(INTERVAL, precision == "fp16"), "forbidden")
         with workloads.quiet():
             runner.run("train")
     return trace.seen

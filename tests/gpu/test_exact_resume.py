@@ -27,10 +27,30 @@ CHARLM = [
     "trainer.max_iters=30",
     "trainer.val_interval=10",
 ]
+GRAPHED = ["trainer.max_iters=40", "hooks/optimizer=graphed", "optimizer=adamw", "hooks=+ema"]
+RESIDENT = [
+    "trainer.max_iters=40",
+    "trainer.channels_last=true",
+    "data.device_resident=true",
+    "+data.transform._target_=hookexp.data.augment.random_shift",
+    "+data.transform._partial_=true",
+    "hooks=+precise_bn",
+]
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
-@pytest.mark.parametrize("words", [DIGITS, CHARLM], ids=["digits", "charlm"])
+@pytest.mark.parametrize(
+    ("words", "precision"),
+    [
+        (DIGITS, "fp32"),
+        (DIGITS, "bf16"),
+        (DIGITS, "fp16"),
+        (CHARLM, "fp32"),
+        (CHARLM, "bf16"),
+        (GRAPHED, "bf16"),
+        (RESIDENT, "fp32"),
+    ],
+    ids=["digits-32", "digits-b16", "digits-16", "charlm-32", "charlm-b16", "graphed", "resident"],
+)
 def test_two_kills(tmp_path, words, precision):
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     common = [*words, f"trainer.precision={precision}", "trainer.device=cuda"]
