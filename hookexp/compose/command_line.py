@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -79,6 +79,19 @@ class CommandLine:
             return
         if not self.config_dir.is_dir():
             raise ConfigError(f"--config-dir {self.config_dir}: there is no such folder")
+        for file in (self.config_dir / f"{name}.yml" for name in self._configs_named()):
+            if file.is_file():
+                raise ConfigError(f"{file}: Hydra reads files that end in .yaml; name it so")
+
+    def _configs_named(self) -> Iterator[str]:
+        """The configs that words such as `model=net` and `hooks=+mine` look for."""
+        for word in self.overrides:
+            group, _, option = word.lstrip("+").partition("=")
+            if group in SETS and SetEdits.matches(option):
+                for name, choice in SetEdits.parse(group, option).added.items():
+                    yield from (f"{group}/{name}", f"{group}/{name}/{choice or 'default'}")
+            elif re.fullmatch(r"\w+(/\w+)*", group) and re.fullmatch(r"[\w.-]{1,99}", option):
+                yield f"{group}/{option.removesuffix('.yml')}"
 
     def _check_sets(self) -> None:
         """Refuse `hooks=+ema hooks=-logger`, of which the last alone would count."""

@@ -53,7 +53,7 @@ def no_such_option(group: str, option: str) -> str:
     there_are = options_of(group)
     if top in SETS and member:
         names = members(top)
-        if member not in names or not there_are:
+        if member not in names:
             return _no_such_member(top, member)
     elif group in SETS:
         if option in members(group):
@@ -83,10 +83,6 @@ def _no_such_member(group: str, name: str) -> str:
 
 def _where_there_is(config: str) -> str:
     """`; my_conf/model/net.yaml needs --config-dir my_conf` for a file that nobody looks at."""
-    config = config.removesuffix(".yml")
-    for file in (folder / f"{config}.yml" for folder in config_folders()):
-        if file.is_file():
-            return f"; {file} has to end in .yaml"
     name = glob.escape(f"{config}.yaml")
     for file in (path for pattern in (name, f"*/{name}") for path in Path().glob(pattern)):
         folder = str(file).removesuffix(f"{config}.yaml").rstrip("/") or "."
@@ -97,7 +93,7 @@ def _where_there_is(config: str) -> str:
 def _members_there_are(group: str, name: str) -> str:
     """All members of a set if they are few, else the one that was probably meant."""
     names = members(group)
-    near = nearest(name, (n for n in names if n != name)).removeprefix("; ")
+    near = nearest(name, names).removeprefix("; ")
     if len(listed(names)) <= _LONGEST_LIST:
         return "; ".join(filter(None, (f"there are: {listed(names)}", near)))
     return f"{near} --help lists all {len(names)}".lstrip()

@@ -81,9 +81,7 @@ def check_files(choices: Mapping[str, Any]) -> None:
             )
         if not isinstance(root, yaml.MappingNode | None):
             kind = "a list" if isinstance(root, yaml.SequenceNode) else "text"
-            raise ConfigError(
-                f"{file}: holds {kind}; it needs keys and values, such as `name: mine`"
-            )
+            raise ConfigError(f"{file}: holds {kind}; {_WHAT_IT_NEEDS}")
 
 
 _WHAT_IT_NEEDS = "a config holds keys and values (`key: value`)"

@@ -269,8 +269,6 @@ def my_conf(tmp_path: Path) -> Path:
         "experiment/items.yaml": "- a\n- b\n",
         "experiment/bom.yaml": "\ufeff# @package _global_\nname: bom\n",
         "hooks/text.yaml": "only text\n",
-        "hooks/yml/default.yml": "_target_: a.Yml\n",
-        "model/short.yml": "_target_: a.Net\n",
         "model/variable.yaml": "_target_: a.B\nroot: ${oc.env:NO_SUCH_VARIABLE}\n",
     }
     for name, content in files.items():
@@ -350,13 +348,21 @@ def test_mistake_in_a_folder_of_ones_own(
 
 
 @pytest.mark.parametrize(
-    ("words", "file"), [("model=short", "model/short.yml"), ("hooks=+yml", "hooks/yml/default.yml")]
+    ("word", "file"),
+    [
+        ("model=short", "model/short.yml"),
+        ("experiment=short.yml", "experiment/short.yml"),
+        ("hooks=+ema+own", "hooks/own.yml"),
+        ("hooks=+own", "hooks/own/default.yml"),
+    ],
 )
 def test_a_file_that_ends_in_yml_is_shown(
-    cli: Callable[..., Any], my_conf: Path, words: str, file: str
+    cli: Callable[..., Any], tmp_path: Path, word: str, file: str
 ) -> None:
-    message = cli("--config-dir", str(my_conf), words).message
-    assert message.endswith(f"; {my_conf}/{file} has to end in .yaml")
+    (tmp_path / "my_conf" / file).parent.mkdir(parents=True)
+    (tmp_path / "my_conf" / file).write_text("_target_: a.B")
+    message = f"hookexp: my_conf/{file}: Hydra reads files that end in .yaml; name it so"
+    assert cli("--config-dir", "my_conf", word).message == message
 
 
 @pytest.mark.parametrize(
