@@ -84,6 +84,15 @@ def in_plain_words(error: BaseException, runner: Runner) -> ConfigError | None:
     return None
 
 
+def as_a_failure(error: SystemExit, runner: Runner) -> ConfigError:
+    """The message for `sys.exit()` in the midst of a run, which would look like its end."""
+    where = ", ".join(getattr(error, "__notes__", [])) or _where(runner)
+    return ConfigError(
+        f"sys.exit({'' if error.code is None else error.code}) was called {where}: the run is not "
+        f'finished. To end one well call runner.state.stop("why"). {_what_is_left(runner)}'
+    )
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether memory has run out: the GPU's, or the host's, for which torch has no error type.
 

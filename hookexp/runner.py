@@ -21,7 +21,7 @@ from hookexp.checkpoint.checkpointer import Checkpointer
 from hookexp.data.loader import WorkerLoader, num_batches
 from hookexp.data.stream import BatchStream
 from hookexp.errors import ConfigError
-from hookexp.failures import in_plain_words
+from hookexp.failures import as_a_failure, in_plain_words
 from hookexp.hook import Mode
 from hookexp.host_time import HostTime
 from hookexp.loops import EvalLoop, TrainLoop
@@ -158,7 +158,10 @@ class Runner:
         """Train, validate or test; returns how it ended and writes summary.json."""
         self.mode = mode
         with StopSignals(self.state):
-            return self._run(mode)
+            try:
+                return self._run(mode)
+            except SystemExit as error:
+                raise as_a_failure(error, self) from error
 
     def _run(self, mode: Mode) -> Summary:
         started = time.monotonic()

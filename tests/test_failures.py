@@ -8,6 +8,7 @@ import math
 import os
 import re
 import signal
+import sys
 import time
 from types import MethodType
 
@@ -335,6 +336,26 @@ def test_an_exception_in_a_worker_keeps_its_type_and_gains_a_note(make_runner):
     assert "in worker" in caught.value.__notes__[-1]
     assert "data.num_workers=0 runs the data set in this process" in caught.value.__notes__[-1]
     assert "loop" in load_checkpoint(runner.work_dir / "exception_iter_15.pth")
+
+
+class Exits(Hook):
+    def __init__(self, point):
+        setattr(self, point, lambda *args, **kwargs: sys.exit(0))
+        self.point = point
+
+    def get_triggered_stages(self):
+        return [self.point]
+
+
+@pytest.mark.parametrize("point", ["after_train_iter", "after_val_epoch", "after_run"])
+def test_an_exit_in_the_midst_of_a_run_is_not_its_end(make_runner, point):
+    runner = make_runner({**parts(save_on_exception=True), "exits": Exits(point)}, max_epochs=2)
+    with pytest.raises(ConfigError) as caught:
+        runner.run("train")
+    message = str(caught.value)
+    assert message.startswith(f"sys.exit(0) was called in hook 'exits' at {point}, epoch ")
+    assert "the run is not finished" in message and "runner.state.stop" in message
+    assert any(runner.work_dir.glob("exception_iter_*.pth")) == (point != "after_run")
 
 
 def test_a_state_that_cannot_be_taken_names_its_hook(make_runner):

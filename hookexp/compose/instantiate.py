@@ -51,6 +51,9 @@ def instantiate(node: DictConfig, path: str, *args: Any, **kwargs: Any) -> Any:
         made = hydra.utils.instantiate(copy, *args, _convert_="all", **kwargs)
     except OmegaConfBaseException as error:
         raise ConfigError(f"{path}: {said(error)}") from error
+    except SystemExit as error:
+        where = _where(error, "")
+        raise ConfigError(f"{path}: sys.exit() was called while it was made{where}") from error
     except Exception as error:
         problem, cause = _translated(error, root, path), _cause_of(error)
     else:

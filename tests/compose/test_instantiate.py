@@ -13,6 +13,7 @@ from hookexp.compose.instantiate import instantiate
 from hookexp.errors import ConfigError
 
 PARTS = """
+import sys
 from hookexp.numeric import require_whole
 
 class Box:
@@ -27,6 +28,9 @@ class Box:
 class Counted:
     def __init__(self, size):
         require_whole("size", size)
+
+def leave():
+    sys.exit(0)
 
 def later(first, scale=1):
     if scale < 0:
@@ -147,3 +151,9 @@ def test_the_config_is_not_changed() -> None:
     before = OmegaConf.to_yaml(cfg)
     assert instantiate(cfg.hooks.box, "hooks.box").size == 4
     assert OmegaConf.to_yaml(cfg) == before
+
+
+def test_a_target_that_exits_is_told() -> None:
+    node = OmegaConf.create({"_target_": "box_parts.leave"})
+    with pytest.raises(ConfigError, match=r"^hooks\.x: sys\.exit\(\) was called while it was made"):
+        instantiate(node, "hooks.x")
