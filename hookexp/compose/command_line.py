@@ -63,6 +63,8 @@ class CommandLine:
                     raise ConfigError(f"{flag}: needs a value after it")
                 if value not in _FORMS.get(flag, (value,)):
                     raise ConfigError(f"{flag} {value}: use one of {', '.join(_FORMS[flag])}")
+                if flag in ("--config-path", "-cp"):
+                    _check_config_path(flag, value)
                 config_dir = Path(value) if flag in _TAKES_FOLDER else config_dir
             else:
                 _check_flag(flag, value)
@@ -130,6 +132,17 @@ def _check_edits(words: Sequence[str]) -> None:
 
 def _is_flag(word: str) -> bool:
     return word in _SHORT or word in _TAKES_FOLDER or word in _TAKES_VALUE
+
+
+def _check_config_path(flag: str, folder: str) -> None:
+    """Refuse a folder in the place of this project's that has not all that a run needs."""
+    if folder.startswith("pkg://"):
+        return
+    if not Path(folder).is_absolute() or not any(Path(folder).glob("*.yaml")):
+        raise ConfigError(
+            f"{flag} {folder}: would take the place of all configs of this project; configs of "
+            f"your own go beside them: --config-dir {folder}"
+        )
 
 
 def _check_flag(flag: str, value: str) -> None:

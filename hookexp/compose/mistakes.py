@@ -63,6 +63,7 @@ def no_such_option(group: str, option: str) -> str:
         return (
             f"{group}={option}: there is no such set; sets are: {listed(there_are)}; to add one of "
             f"the {group} write {group}=+NAME; {_members_there_are(group, option)}"
+            f"{_as_a_class(group, option)}"
         )
     if not there_are:
         groups = options_of("", ObjectType.GROUP)
@@ -70,6 +71,7 @@ def no_such_option(group: str, option: str) -> str:
     return (
         f"{group}={option}: there is no such option; {group} has: {listed(there_are)}"
         f"{nearest(option, there_are)}{_where_there_is(f'{group}/{option}')}"
+        f"{_as_a_class(group, option)}"
     )
 
 
@@ -77,8 +79,16 @@ def _no_such_member(group: str, name: str) -> str:
     own = _where_there_is(f"{group}/{name}") or _where_there_is(f"{group}/{name}/default")
     return (
         f"{group}=+{name}: there is no {_one(group)} {name!r}; "
-        f"{_members_there_are(group, name)}{own}"
+        f"{_members_there_are(group, name)}{own}{_as_a_class(group, name)}"
     )
+
+
+def _as_a_class(group: str, option: str) -> str:
+    """How to use what is named as Python does, such as `model=my_module.Net`."""
+    if not re.fullmatch(r"[A-Za-z_]\w*(\.(?!ya?ml$)[A-Za-z_]\w*)+", option):
+        return ""
+    places = {**dict.fromkeys((*SETS, "param_scheduler"), f"+{group}.NAME"), "data": "data.train"}
+    return f"; a class of your own: {places.get(group, group)}._target_={option}"
 
 
 def _where_there_is(config: str) -> str:
@@ -93,7 +103,8 @@ def _where_there_is(config: str) -> str:
 def _members_there_are(group: str, name: str) -> str:
     """All members of a set if they are few, else the one that was probably meant."""
     names = members(group)
-    near = nearest(name, names).removeprefix("; ")
+    longer = next((n for n in names if name in n.split("_")), "")
+    near = f"did you mean {longer}?" if longer else nearest(name, names).removeprefix("; ")
     if len(listed(names)) <= _LONGEST_LIST:
         return "; ".join(filter(None, (f"there are: {listed(names)}", near)))
     return f"{near} --help lists all {len(names)}".lstrip()

@@ -105,8 +105,8 @@ def _missing(error: MissingConfigException, overrides: Sequence[str]) -> ConfigE
         return ConfigError(needs_an_option(f"{group}="))
     if not option:
         return ConfigError(
-            "--config-path: there is no such folder; configs of your own go beside this project's "
-            "with --config-dir FOLDER"
+            "--config-path: there is no such package; configs of your own go beside this "
+            "project's with --config-dir FOLDER"
         )
     if not group:
         return ConfigError(
@@ -135,6 +135,10 @@ def _unreadable(error: OverrideParseException, overrides: Sequence[str]) -> Conf
             f"{word!r}: not of the form KEY=VALUE; write it as one word, without spaces: {right}"
         )
     key, _, value = word.partition("=")
+    if key.endswith("+"):
+        key = key.rstrip("+")
+        instead = f"{key}=+{value.lstrip('+')}" if key in SETS else f"{key}=VALUE"
+        return ConfigError(f"{word}: there is no +=; write {instead}")
     if key.lstrip("+") in SETS and re.fullmatch(r"[\w+,~/-]+", value):
         together = re.sub(r",*[+]|,+", "+", value.replace("~", "-")).rstrip("+")
         return ConfigError(f"{word}: all edits of a set are one word: {key.lstrip('+')}={together}")

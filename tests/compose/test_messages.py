@@ -21,6 +21,18 @@ NUM_HOOKS = len([p for p in (conf_dir() / "hooks").iterdir() if p.is_dir()])
     [
         # names of hooks
         ("+hook.spike._target_=a.B", "hook: nobody reads this key of the config; did you mean"),
+        ("hooks=+early-stopping", "hooks=+early: there is no hook 'early'; did you mean "
+                                  "early_stopping? --help lists"),
+        ("hooks=+tta", "hooks=+tta: there is no hook 'tta'; did you mean prepare_tta?"),
+        ("hooks=+mine.Hook", f"hooks=+mine.Hook: there is no hook 'mine.Hook'; --help lists all "
+                             f"{NUM_HOOKS}; a class of your own: +hooks.NAME._target_=mine.Hook"),
+        ("hooks+=ema", "hooks+=ema: there is no +=; write hooks=+ema"),
+        ("trainer.max_epochs+=1", "trainer.max_epochs+=1: there is no +=; write "
+                                  "trainer.max_epochs=VALUE"),
+        ("model=gan.Gan", "model=gan.Gan: there is no such option; model has: convnet, gpt; a "
+                          "class of your own: model._target_=gan.Gan"),
+        ("data=mine.Data", "data=mine.Data: there is no such option; data has: digits, "
+                           "stdlib_text; a class of your own: data.train._target_=mine.Data"),
         ("hooks=+emma", "hooks=+emma: there is no hook 'emma'; did you mean ema? --help lists "
                         f"all {NUM_HOOKS}"),
         ("hooks=+zzz", f"hooks=+zzz: there is no hook 'zzz'; --help lists all {NUM_HOOKS}"),
@@ -80,7 +92,10 @@ NUM_HOOKS = len([p for p in (conf_dir() / "hooks").iterdir() if p.is_dir()])
         ("-m name=../x optimizer.lr=1,2", "name=../x: has to name a folder in outputs/"),
         ("model.width=abc", "model.width=abc: use a number, such as 32 (channels after the first"),
         ("--config-name=foo", "--config-name foo: there is no foo.yaml beside config.yaml or in "),
-        ("--config-path=foo", "--config-path: there is no such folder; configs of your own go "),
+        ("--config-path=foo", "--config-path foo: would take the place of all configs of this "
+         "project; configs of your own go beside them: --config-dir foo"),
+        ("-cp .", "-cp .: would take the place of all configs of this project; "),
+        ("-cp pkg://nosuch", "--config-path: there is no such package; configs of your own go "),
         ("hooks=+ema hooks.ema.momentumm=1", "hooks.ema.momentumm: hooks.ema has no 'momentumm'; "
          "it has: priority, ema_type, momentum, "),
         ("+trainer.device=cpu", "+trainer.device: the config has this key already; write "
