@@ -25,6 +25,7 @@ from hookexp.compose.command_line import CommandLine
 from hookexp.compose.completion import prepare
 from hookexp.compose.conf_dir import VERSION_BASE, conf_dir
 from hookexp.compose.folders import FolderInUse, refuse_used
+from hookexp.compose.help_text import versions
 from hookexp.compose.isolation import restored_process_state
 from hookexp.compose.lock import locked
 from hookexp.compose.lr_find import for_lr_find, with_the_finder
@@ -54,6 +55,9 @@ def main() -> None:
             sys.argv[1:] = with_the_finder(sys.argv[1:])
             line = CommandLine.parse(sys.argv[1:])
             overrides = line.overrides
+            if "--version" in sys.argv[1:]:
+                print(versions())
+                return
             SetSearchPath.config_dir = line.config_dir
             prepare(overrides)
             with _importable(Path.cwd(), line.config_dir):

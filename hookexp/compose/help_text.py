@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+import platform
 import sys
 import textwrap
 from collections.abc import Iterator
+from importlib import metadata
 from pathlib import Path
 
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
+import hookexp
 from hookexp.compose.named_sets import members
 from hookexp.compose.set_edits import SETS
 
 _WIDTH = 78
+
+
+def versions() -> str:
+    """What `--version` prints: this project's and those of what it stands on."""
+    below = [f"{name} {metadata.version(name)}" for name in ("torch", "hydra-core", "omegaconf")]
+    python = platform.python_version()
+    return f"hookexp {hookexp.__version__} ({', '.join(below)}, Python {python})"
 
 
 def group_help() -> str:

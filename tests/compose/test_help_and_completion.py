@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+import hookexp
+
 
 def test_help_names_groups_hooks_and_examples(cli: Callable[..., Any]) -> None:
     answer = cli("--help")
@@ -19,6 +21,12 @@ def test_help_names_groups_hooks_and_examples(cli: Callable[..., Any]) -> None:
     assert "hookexp hooks=+ema/swa" in answer.out
     assert 'eval "$(hookexp -sc install=bash)"' in answer.out
     assert max(map(len, lines)) <= 90
+
+
+def test_the_version_is_that_of_this_project(cli: Callable[..., Any]) -> None:
+    answer = cli("--version")
+    assert answer.code == 0
+    assert answer.out.startswith(f"hookexp {hookexp.__version__} (torch ")
 
 
 def test_help_knows_hooks_of_ones_own(cli: Callable[..., Any], tmp_path: Path) -> None:
