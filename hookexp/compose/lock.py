@@ -42,7 +42,8 @@ def lock(folder: Path) -> None:
         os.close(descriptor)
         raise ConfigError(
             f"{folder}: is in use by another run (process {owner}); wait for its end, or choose "
-            "another folder with hydra.run.dir=FOLDER"
+            "another folder with hydra.run.dir=FOLDER. The lock ends with that process, however it "
+            f"ends: deleting {_LOCK_FILE} is never needed, and would let two runs write here"
         ) from None
     os.ftruncate(descriptor, 0)
     os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
