@@ -8,17 +8,23 @@ from __future__ import annotations
 
 import gc
 import signal
+import sys
 
 signal.signal(signal.SIGINT, signal.SIG_DFL)  # In place of a traceback out of the next import.
 
-from hookexp.signals import leave_at_once  # noqa: E402  (what is above comes first)
+from hookexp.hidden import hidden_module  # noqa: E402  (what is above comes first)
+from hookexp.signals import leave_at_once  # noqa: E402
 
 
 def main() -> None:
     """The command line; see `hookexp.app`."""
     leave_at_once()
-    from hookexp.app import main as run
-
+    try:
+        from hookexp.app import main as run
+    except (ImportError, AttributeError) as error:
+        if said := hidden_module(error):
+            sys.exit(f"hookexp: {said}")
+        raise
     try:
         run()
     finally:

@@ -113,6 +113,15 @@ def test_a_stdout_that_takes_no_more_is_told_once_and_the_run_goes_on(tmp_path: 
     assert "finished after" in log.read_text()
 
 
+@pytest.mark.parametrize("module", ["random", "queue"])
+def test_a_file_that_hides_a_module_is_named(tmp_path: Path, module: str) -> None:
+    (tmp_path / f"{module}.py").write_text("mine = 1\n")
+    code, _, err = finish(start(tmp_path, *SHORT))
+    assert code == 1
+    said = f"hookexp: {tmp_path}/{module}.py: hides the module {module} from all that imports it"
+    assert err.startswith(said) and "Traceback" not in err
+
+
 def test_a_bug_shows_its_own_frames_and_the_hook(tmp_path: Path) -> None:
     (tmp_path / "my_module.py").write_text(HOOKS)
     process = start(tmp_path, *SHORT, "+hooks.mine._target_=my_module.Bad")

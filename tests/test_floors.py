@@ -13,7 +13,7 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "hookexp"
 
 FLOORS = {
-    0: ["errors", "append_file", "dist", "device", "seed", "log", "numeric", "precision"],
+    0: ["errors", "hidden", "append_file", "dist", "device", "seed", "log", "numeric", "precision"],
     1: ["hook", "host_time", "state", "task", "sink", "monitor", "settings"],
     2: [
         "hook_list",

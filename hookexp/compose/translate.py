@@ -27,6 +27,7 @@ from hookexp.compose.set_edits import SETS
 from hookexp.compose.sources import config_folders, line_of
 from hookexp.compose.wording import on_one_line, said
 from hookexp.errors import ConfigError
+from hookexp.hidden import hidden_module
 
 
 def translate(error: BaseException, overrides: Sequence[str]) -> ConfigError | None:
@@ -39,6 +40,8 @@ def translate(error: BaseException, overrides: Sequence[str]) -> ConfigError | N
     chain = list(_chain(error))
     of_config = isinstance(error, (HydraException, OmegaConfBaseException, ConfigError))
     for link in chain:
+        if said_of_it := hidden_module(link):
+            return ConfigError(said_of_it)
         if isinstance(link, yaml.YAMLError):
             return _bad_yaml(link)
         if isinstance(link, UnicodeDecodeError) and (file := _file_with(link.object)):
