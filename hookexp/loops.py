@@ -68,8 +68,6 @@ class TrainLoop:
         runner.model.train()
         if self.has_spent_budget:
             runner.logger.info("this run has ended already; a larger budget would continue it")
-        elif not runner.by_epoch and state.batch_in_epoch == state.iter:
-            state.epoch = 0  # Its one epoch goes on, with a larger budget than when it ended.
         runner.host_time.begin(state.iter, runner.max_iters)
         hooks.before_train(runner)
         runner.checkpointer.note_training()

@@ -73,6 +73,7 @@ class Checkpointer:
         if start is not None:
             runner.resumed = parts.resume is not None and runner.mode == "train"
             self._to_restore = load_into(runner, start, parts.resume_ignore)
+            self._reopen_epoch()
             if parts.resume == "auto" and runner.resumed:
                 snapshot.restore_end(runner, start.checkpoint)
         elif parts.resume == "auto":
@@ -83,6 +84,17 @@ class Checkpointer:
             logger.warning(
                 "mode=%s without load_from: the weights are those of initialisation", runner.mode
             )
+
+    def _reopen_epoch(self) -> None:
+        """The one epoch of a run by iterations goes on where the budget is larger than it was."""
+        runner = self._runner
+        is_one_epoch = not runner.by_epoch and runner.state.batch_in_epoch == runner.state.iter
+        if (
+            is_one_epoch
+            and runner.train_loop is not None
+            and not runner.train_loop.has_spent_budget
+        ):
+            runner.state.epoch = 0
 
     def restore_hooks(self) -> None:
         """Put back the hooks' states and the generators; only after a resume there are any."""
