@@ -8,6 +8,7 @@ python -m hookexp hooks=+ema hooks.ema.momentum=0.001
 from __future__ import annotations
 
 import copy
+import logging
 from typing import Any
 
 import torch
@@ -210,10 +211,18 @@ class EMAHook(Hook):
             for name, (tensor, average) in self._of_other_buffers().items()
             if not torch.equal(average, tensor.to(average.device))
         }
-        return {"steps": self.steps, **({"of_other_buffers": moved} if moved else {})}
+        others = {"of_other_buffers": moved} if moved else {}
+        return {"steps": self.steps, "ema_type": self.ema_type, **others}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.steps = state["steps"]
+        before = state.get("ema_type", self.ema_type)
+        if before != self.ema_type and self.steps > 0:
+            logging.getLogger("hookexp").warning(
+                "hooks.ema.ema_type=%s: the averages so far were made as %s, and go on from there; "
+                "to begin them anew with the weights of now: 'resume_ignore=[hooks.ema]'",
+                *(self.ema_type, before),
+            )
         others = self._of_other_buffers()
         for name, saved in state.get("of_other_buffers", {}).items():
             if name in others:

@@ -16,6 +16,8 @@ from hookexp.hooks.ema import EMAHook
 from hookexp.hooks.optimizer import OptimizerHook
 from hookexp.optim.wrapper import OptimWrapper
 
+AVERAGED = {"ema_type": "ExponentialMovingAverage"}
+
 
 class Trace(Hook):
     """The weights after each optimizer step, and those an evaluation sees."""
@@ -168,7 +170,16 @@ def test_a_resume_restores_average_and_weights_exactly(make_runner, tmp_path):
     two = load_checkpoint(tmp_path / "c" / "epoch_3.pth")
     for part in ("state_dict", "ema_state_dict"):
         assert all(torch.equal(one[part][k], two[part][k]) for k in one[part])
-    assert one["hooks"]["ema"] == two["hooks"]["ema"] == {"steps": 9}
+    assert one["hooks"]["ema"] == two["hooks"]["ema"] == AVERAGED | {"steps": 9}
+
+
+def test_a_resume_with_averages_of_another_kind_is_told(make_runner, tmp_path, caplog):
+    make_runner({"ema": EMAHook(), "checkpoint": CheckpointHook()}, max_epochs=1).run("train")
+    for kind, told in (("ExponentialMovingAverage", 0), ("StochasticWeightAverage", 1)):
+        resume = str(tmp_path / "run" / "epoch_1.pth")
+        hooks = {"ema": EMAHook(ema_type=kind), "checkpoint": CheckpointHook()}
+        make_runner(hooks, max_epochs=2, resume=resume).run("train")
+        assert caplog.text.count("the averages so far were made as ExponentialMoving") == told
 
 
 def test_a_resume_without_averages_begins_them_or_is_an_error(make_runner, tmp_path):
@@ -208,7 +219,7 @@ def test_a_strict_resume_of_a_run_whose_averages_had_not_begun(make_runner, tmp_
     whole = part("whole", 3)
     assert "ema_state_dict" not in part("cut", 1)
     rest = part("cut", 3, resume="auto")
-    assert rest["hooks"]["averages"] == whole["hooks"]["averages"] == {"steps": 5}
+    assert rest["hooks"]["averages"] == whole["hooks"]["averages"] == AVERAGED | {"steps": 5}
     for name, value in whole["state_dict"].items():
         assert torch.equal(rest["state_dict"][name], value)
 
