@@ -88,10 +88,13 @@ def _loader(
         _refuse_memory_options(options, source, path)
     if not is_sample_dataset(source):
         return _stream(source, endless, settings.limit_of(split), training)
-    batch_size = _batch_size(data, training)
+    batch_size = _batch_size(data, training, source)
     worker_options = _worker_options(options, device)
     if (collate := _function(data, "collate_fn", "a list of samples")) is not None:
         worker_options["collate_fn"] = collate
+    if batch_size is None:
+        loader = DataLoader(source, None, **worker_options)
+        return _stream(loader, endless, settings.limit_of(split), training)
     if isinstance(source, IterableDataset):
         drop_last = training and options.get("drop_last", False)
         loader = DataLoader(source, batch_size, drop_last=drop_last, **worker_options)
@@ -133,8 +136,8 @@ def _loader(
     return by_sample
 
 
-def _batch_size(data: DictConfig, training: bool) -> int:
-    """Samples per batch; data that comes in batches has none."""
+def _batch_size(data: DictConfig, training: bool, source: Any) -> int | None:
+    """Samples per batch; None where each item of a data set is a batch."""
     own = not training and data.get("eval_batch_size") is not None
     key = "eval_batch_size" if own else "batch_size"
     if key not in data:
@@ -142,6 +145,8 @@ def _batch_size(data: DictConfig, training: bool) -> int:
             "data.batch_size: is missing; give the samples of each batch, such as batch_size: 64, "
             "beside train and val"
         )
+    if data[key] is None and not isinstance(source, InMemory):
+        return None
     return whole_number(data, key, 1, "data.")
 
 

@@ -124,6 +124,28 @@ def test_streams_and_ready_batches_are_taken(tmp_path, train, iters):
     assert runner.iter == iters
 
 
+def list_of_batches():
+    return list(ready_batches())
+
+
+def test_a_data_set_of_ready_batches_has_no_batch_size(tmp_path):
+    cfg = tiny(train="list_of_batches", val="list_of_batches")
+    cfg.data.batch_size = None
+    runner = build_runner(cfg, tmp_path, ("train", "val"))
+    for loader in (runner.train_dataloader, runner.val_dataloader):
+        assert [len(targets) for _, targets in loader] == [3, 3, 3, 3]
+    runner.run("train")
+    assert runner.iter == 8
+    cfg.data.eval_batch_size = 4
+    cfg.data.val._target_ = f"{HERE}.BySample"
+    assert isinstance(build_runner(cfg, tmp_path).val_dataloader, WorkerLoader)
+
+
+def test_data_that_makes_batches_by_index_needs_a_batch_size(tmp_path):
+    with pytest.raises(ConfigError, match=r"^data\.batch_size=null: use a whole number, 1 or more"):
+        build_runner(config("data.batch_size=null", "trainer.device=cpu"), tmp_path)
+
+
 @pytest.mark.parametrize("train", ["BySample", "Stream"])
 def test_a_last_batch_that_is_not_full_may_be_left_out(tmp_path, train):
     cfg = tiny("data.drop_last=true", train=train)

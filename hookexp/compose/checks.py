@@ -48,7 +48,8 @@ def check_config(cfg: DictConfig, words: Sequence[str], choices: Mapping[str, An
     if cfg.seed is not None:
         whole_number(cfg, "seed", 0)
     if isinstance(cfg.data, DictConfig):
-        whole_number(cfg.data, "batch_size", 1, "data.")
+        if cfg.data.get("batch_size", 1) is not None:
+            whole_number(cfg.data, "batch_size", 1, "data.")
         whole_number(cfg.data, "num_workers", 0, "data.")
         for split in ("train", "val", "test"):
             if cfg.data.get(split) is not None:
@@ -115,7 +116,8 @@ def whole_number(cfg: DictConfig, key: str, least: int, prefix: str = "") -> int
     """
     value = cfg.get(key, least)
     if not isinstance(value, int) or isinstance(value, bool) or value < least:
-        raise ConfigError(f"{prefix}{key}={value}: use a whole number, {least} or more")
+        shown = "null" if value is None else value
+        raise ConfigError(f"{prefix}{key}={shown}: use a whole number, {least} or more")
     return value
 
 
