@@ -132,10 +132,10 @@ def _train(cfg: DictConfig, folder: Path, iters: int, resume: Path | None) -> di
     cfg.sinks = {"jsonl": {"_target_": "hookexp.sinks.jsonl.JsonlSink"}}
     runner = build_runner(cfg, folder)
     if runner.max_iters is not None and runner.max_iters <= iters:
+        fewer = f", or set trainer.verify_iters={runner.max_iters // 2}"
         raise ConfigError(
             f"mode=verify_resume: resumes after {iters} iterations, and this run has "
-            f"{runner.max_iters}; make it longer, or set "
-            f"trainer.verify_iters={max(runner.max_iters // 2, 1)}"
+            f"{runner.max_iters}; make it longer{fewer if runner.max_iters > 1 else ''}"
         )
     runner.hooks.register(_SaveAndStop(iters), "verify_resume")
     summary = runner.run("train")

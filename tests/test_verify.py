@@ -103,6 +103,8 @@ def test_a_run_with_sparse_gradients_in_an_open_window_is_verified(tmp_path, cap
 
 
 def test_a_run_that_is_too_short_says_what_to_set(tmp_path):
+    with pytest.raises(ConfigError, match=r"resumes after 4 .* this run has 1; make it longer$"):
+        verify(tmp_path, "trainer.max_iters=1")
     with pytest.raises(ConfigError, match=r"resumes after 4 .* this run has 4; .*verify_iters=2$"):
         verify(tmp_path, "trainer.max_iters=4")
 
