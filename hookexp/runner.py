@@ -332,7 +332,7 @@ class Runner:
             self.logger.warning(warning)
 
     def _summarize(self, seconds: float) -> Summary:
-        state = self.state
+        state, checkpoints = self.state, self.writer.store.folder
         reason = "" if self._has_spent_all() else state.stop_reason
         return Summary(
             status="stopped" if reason else "finished",
@@ -348,6 +348,7 @@ class Runner:
             max_epochs=self.settings.max_epochs,
             max_iters=self.settings.max_iters,
             is_final=self.is_over,
+            checkpoints_in="" if checkpoints == self.work_dir else str(checkpoints.absolute()),
         )
 
     @property

@@ -99,6 +99,8 @@ class Summary:
     is_final: bool = False
     """Whether a training run is over, by its budget or by its own decision: nothing is left to
     resume unless the budget grows. Not so where a signal or a time limit stopped it."""
+    checkpoints_in: str = ""
+    """The folder of its checkpoints, where that is not the run's own."""
 
     @classmethod
     def of_run_that_is_over(
@@ -116,7 +118,9 @@ class Summary:
                 value = math.nan if objective["value"] is None else objective["value"]
                 objective = Objective(**{**objective, "value": value})
             names = ("status", "reason", "metrics", "epoch", "iter", "seconds", "is_final")
-            return cls(objective=objective, **{name: saved[name] for name in names})
+            values = {name: saved[name] for name in names}
+            elsewhere = saved.get("checkpoints_in", "")
+            return cls(objective=objective, checkpoints_in=elsewhere, **values)
         except (OSError, ValueError, KeyError, TypeError):
             return None  # Without a summary that can be read, the checkpoints tell.
 
@@ -138,6 +142,8 @@ class Summary:
             words_of_a_training: what the same run needs.
         """
         shown = os.path.relpath(folder)
+        checkpoints = folder / self.checkpoints_in
+        has_any = (checkpoints / POINTER).exists()
         how = f"stopped: {self.reason}" if self.reason else "finished"
         lines = [f"{how} after {_duration(self.seconds)}{_position(', ', self.epoch, self.iter)}"]
         if self.objective is not None and not math.isnan(self.objective.value):
@@ -149,12 +155,11 @@ class Summary:
         if host_time := self.host_time.describe():
             lines.append(host_time)
         lines.append(f"folder {shown}")
-        if words_of_an_evaluation and (folder / POINTER).exists():
-            kept = self._best_checkpoint(folder)
-            weights = shown if kept is None else os.path.relpath(kept)
+        if words_of_an_evaluation and has_any:
+            weights = os.path.relpath(self._best_checkpoint(checkpoints) or checkpoints)
             source = shlex.quote(f"load_from={_as_value(weights)}")
             lines.append(f"test it: python -m hookexp {words_of_an_evaluation} {source}")
-        if self.exit_code and not self.is_final and (folder / POINTER).exists():
+        if self.exit_code and not self.is_final and has_any:
             typed = shlex.split(words_of_a_training)
             typed = [w for w in typed if w.partition("=")[0] not in ("resume", "load_from")]
             words = [*typed, f"hydra.run.dir={_as_value(shown)}", "resume=auto"]

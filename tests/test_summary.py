@@ -11,6 +11,7 @@ import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from hookexp.errors import ConfigError
+from hookexp.hooks.checkpoint import CheckpointHook
 from hookexp.summary import Objective, Summary, choose_objective
 
 
@@ -140,6 +141,27 @@ def test_how_to_continue_what_a_signal_stopped(tmp_path, monkeypatch, exit_code,
     told = [line for line in lines if line.startswith("continue it: ")]
     command = "python -m hookexp hooks=+ema 'name=a b' hydra.run.dir=run resume=auto"
     assert told == [f"continue it: {command}"] * (exit_code > 0 and not is_final)
+
+
+def test_checkpoints_in_another_folder_are_those_to_go_on_with(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    kept = tmp_path / "kept" / "run"
+    kept.mkdir(parents=True)
+    (kept / "last_checkpoint").write_text("")
+    ended = summary(reason="SIGTERM", exit_code=143, checkpoints_in=str(kept))
+    typed = "hooks.checkpoint.out_dir=kept"
+    assert ended.describe(tmp_path / "run", words_of_a_training=typed)[-2:] == [
+        "test it: python -m hookexp mode=test load_from=kept/run",
+        f"continue it: python -m hookexp {typed} hydra.run.dir=run resume=auto",
+    ]
+
+
+def test_a_run_says_where_its_checkpoints_are(make_runner, tmp_path):
+    hook = CheckpointHook(out_dir=str(tmp_path / "kept"))
+    elsewhere = make_runner({"checkpoint": hook}, max_epochs=1).run("train")
+    assert elsewhere.checkpoints_in == str(tmp_path / "kept" / "run")
+    own = make_runner({"checkpoint": CheckpointHook()}, max_epochs=1).run("train")
+    assert own.checkpoints_in == ""
 
 
 def test_a_metric_that_is_no_number_is_told(tmp_path):
