@@ -13,7 +13,7 @@ from hookexp.errors import ConfigError
 
 _TAKES_FOLDER = ("--config-dir", "-cd")
 _TAKES_VALUE = ("--config-path", "-cp", "--config-name", "-cn", "--package", "-p", "--cfg", "-c")
-_FLAGS = (
+FLAGS = (
     *("--help", "--hydra-help", "--version", "--cfg", "--resolve", "--package", "--run"),
     *("--multirun", "--shell-completion", "--config-path", "--config-name", "--config-dir"),
     *("--experimental-rerun", "--info"),
@@ -148,7 +148,7 @@ def _check_config_path(flag: str, folder: str) -> None:
 def _check_flag(flag: str, value: str) -> None:
     if not flag.startswith("--") and flag in _SHORT:
         return
-    if flag.startswith("--") and any(known.startswith(flag) for known in _FLAGS):
+    if flag.startswith("--") and any(known.startswith(flag) for known in FLAGS):
         return
     key = flag.lstrip("-")
     if not flag.startswith("--") and not value and len(key) > 2:
@@ -157,6 +157,6 @@ def _check_flag(flag: str, value: str) -> None:
             f"is added: hooks=+NAME-{key}"
         )
     raise ConfigError(
-        f"{flag}: there is no such flag{nearest(flag, _FLAGS)}; what belongs to the config is "
+        f"{flag}: there is no such flag{nearest(flag, FLAGS)}; what belongs to the config is "
         f"written without dashes: {key}={value or 'VALUE'}"
     )

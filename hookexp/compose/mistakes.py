@@ -13,14 +13,14 @@ from pathlib import Path
 
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.object_type import ObjectType
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
 from hookexp.compose.named_sets import members
 from hookexp.compose.origins import who_has_on
 from hookexp.compose.set_edits import SETS
 from hookexp.compose.sources import config_folders
-from hookexp.compose.wording import listed, nearest, on_one_line, said
+from hookexp.compose.wording import listed, nearest, nearest_name, on_one_line, said
 
 
 @dataclass(frozen=True)
@@ -103,8 +103,7 @@ def _where_there_is(config: str) -> str:
 def _members_there_are(group: str, name: str) -> str:
     """All members of a set if they are few, else the one that was probably meant."""
     names = members(group)
-    longer = next((n for n in names if name in n.split("_")), "")
-    near = f"did you mean {longer}?" if longer else nearest(name, names).removeprefix("; ")
+    near = nearest(name, names).removeprefix("; ")
     if len(listed(names)) <= _LONGEST_LIST:
         return "; ".join(filter(None, (f"there are: {listed(names)}", near)))
     return f"{near} --help lists all {len(names)}".lstrip()
@@ -234,8 +233,22 @@ def _no_such_key(case: Case) -> str:
         return f"{label}: {path} is empty; to add to it write +{label}={given}"
     hint = f"; to hand a new one to the target write +{label}=" if "_target_" in parent else ""
     hint = f"; another setting of the loader is added by +{label}=" if path == "data" else hint
-    near = nearest(wrong, there_are)
+    near = nearest(wrong, there_are) or ("" if path else _in_a_group(wrong, parent))
     return f"{label}: {owner} has no {wrong!r}; it has: {listed(there_are)}{near}{hint}"
+
+
+def _in_a_group(key: str, config: DictConfig) -> str:
+    """Where a key that was typed at the top may belong: `lr` in `optimizer`."""
+    content = OmegaConf.to_container(config, resolve=False)
+    assert isinstance(content, dict)
+    paths = {
+        str(inner): f"{group!s}.{inner!s}"
+        for group, node in content.items()
+        if isinstance(node, dict) and group not in ("hydra", *SETS)
+        for inner in node
+    }
+    name = key if key in paths else nearest_name(key, paths)
+    return f"; did you mean {paths[name]}?" if name else ""
 
 
 def _no_such_member_key(group: str, name: str, key: str) -> str:
@@ -269,7 +282,9 @@ def _sweep_without_m(case: Case) -> str:
             f"{case.key}: for both at once write {key}={together}; "
             f"for a run with each: -m {key}={apart}"
         )
-    return f"{case.key}: for a run with each value add -m; for one list write '{key}=[{value}]'"
+    each = f"{case.key}: for a run with each value add -m"
+    is_one_of = key != "experiment" and options_of(key)
+    return each if is_one_of else f"{each}; for one list write '{key}=[{value}]'"
 
 
 # -- looking up ----------------------------------------------------------------------------------

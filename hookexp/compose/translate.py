@@ -15,6 +15,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf.errors import OmegaConfBaseException
 
+from hookexp.compose.command_line import FLAGS
 from hookexp.compose.mistakes import (
     RULES,
     Case,
@@ -131,6 +132,8 @@ def _unreadable(error: OverrideParseException, overrides: Sequence[str]) -> Conf
         return ConfigError(
             f"{word}: what is added or taken away is one word, without spaces: hooks=+NAME{word}"
         )
+    if f"--{word}" in FLAGS:
+        return ConfigError(f"{word}: write --{word}")
     if "=" not in word or word.startswith("="):
         joined = re.sub(r"\s*=\s*", "=", " ".join(overrides)).split(" ")
         right = next((w for w in joined if "=" in w and word in w), f"{word}=VALUE")

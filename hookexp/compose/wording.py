@@ -13,10 +13,17 @@ _INTERPOLATION_PREFIX = re.compile(r"^\w+ raised while resolving interpolation: 
 
 def nearest(given: str, allowed: Iterable[str], cutoff: float = 0.6) -> str:
     """`; did you mean X?`, or nothing where no allowed name is near; case does not count."""
+    name = nearest_name(given, allowed, cutoff)
+    return f"; did you mean {name}?" if name else ""
+
+
+def nearest_name(given: str, allowed: Iterable[str], cutoff: float = 0.6) -> str:
+    """One that is spelt alike, or has the given one among its words: `max_epochs` has `epochs`."""
     by_lower_case = {name.lower(): name for name in allowed}
-    close = difflib.get_close_matches(given.lower(), by_lower_case, n=1, cutoff=cutoff)
-    close = [by_lower_case[name] for name in close]
-    return f"; did you mean {close[0]}?" if close else ""
+    given = given.lower()
+    close = [name for name in by_lower_case if given != name and given in name.split("_")]
+    close = close or difflib.get_close_matches(given, by_lower_case, n=1, cutoff=cutoff)
+    return by_lower_case[close[0]] if close else ""
 
 
 def listed(names: Iterable[str]) -> str:

@@ -78,6 +78,11 @@ NUM_HOOKS = len([p for p in (conf_dir() / "hooks").iterdir() if p.is_dir()])
         # keys and values
         ("trainer.max_epoch=3", "trainer.max_epoch: trainer has no 'max_epoch'; it has: "
                                 "max_epochs, max_iters, "),
+        ("lr=0.1", "lr: the config has no 'lr'; it has: data, model, task, optimizer, "
+         "param_scheduler, trainer, hooks, sinks, name, mode, seed, resume, load_from, "
+         "load_from_trusted, resume_ignore; did you mean optimizer.lr?"),
+        ("trainer.iters=3", "trainer.iters: trainer has no 'iters'; it has: max_epochs, "),
+        ("help", "help: write --help"),
         ("optimzer=sgd", "optimzer: the config has no 'optimzer'; it has: data, model, "),
         ("hooks.ema.momentum=1", "hooks.ema.momentum: ema is not on; to add it write hooks=+ema"),
         ("hooks.emma.momentum=1", "hooks.emma.momentum: there is no hook 'emma'; did you mean "),
@@ -101,6 +106,7 @@ NUM_HOOKS = len([p for p in (conf_dir() / "hooks").iterdir() if p.is_dir()])
         ("+trainer.device=cpu", "+trainer.device: the config has this key already; write "
                                 "trainer.device=cpu without +"),
         ("~hooks.nosuch", "~hooks.nosuch: there is nothing of this name to take away"),
+        ("optimizer=adam,sgd", "optimizer=adam,sgd: for a run with each value add -m"),
         ("optimizer.lr=0.1,0.2", "optimizer.lr=0.1,0.2: for a run with each value add -m"),
         ("mode=trian", "mode=trian: there is no such mode; modes are: train, val, test, explain, "
                        "verify_resume, lr_find; did you mean train?"),
@@ -217,6 +223,19 @@ def test_mistake_that_shows_when_a_run_is_built(
 )
 def test_what_is_no_mistake(cli: Callable[..., Any], words: str) -> None:
     assert cli("trainer.device=cpu", "trainer.max_iters=1", *words.split(" ")).code == 0
+
+
+@pytest.mark.parametrize(
+    ("word", "ending"),
+    [
+        ("epochs=3", "; did you mean trainer.max_epochs?"),
+        ("batch_size=3", "; did you mean data.batch_size?"),
+        ("trainer.epochs=3", "; did you mean max_epochs?"),
+        ("model=convnet,gpt", ": for a run with each value add -m"),
+    ],
+)
+def test_the_end_of_a_message(cli: Callable[..., Any], word: str, ending: str) -> None:
+    assert cli(word).message.endswith(ending)
 
 
 @pytest.mark.parametrize(
