@@ -79,7 +79,11 @@ class Checkpointer:
         elif parts.resume == "auto":
             runner.sinks.start_over()
             runner.sinks.log_config(runner.cfg)
-            logger.info("resume=auto: no checkpoint in %s, training begins", runner.work_dir)
+            logger.info(
+                "resume=auto: no checkpoint in %s, training begins (it looks into the run's own "
+                "folder, which hydra.run.dir=FOLDER chooses)",
+                runner.work_dir,
+            )
         elif runner.mode != "train":
             logger.warning(
                 "mode=%s without load_from: the weights are those of initialisation", runner.mode
@@ -87,14 +91,10 @@ class Checkpointer:
 
     def _reopen_epoch(self) -> None:
         """The one epoch of a run by iterations goes on where the budget is larger than it was."""
-        runner = self._runner
-        is_one_epoch = not runner.by_epoch and runner.state.batch_in_epoch == runner.state.iter
-        if (
-            is_one_epoch
-            and runner.train_loop is not None
-            and not runner.train_loop.has_spent_budget
-        ):
-            runner.state.epoch = 0
+        state, loop = self._runner.state, self._runner.train_loop
+        is_one_epoch = not self._runner.by_epoch and state.batch_in_epoch == state.iter
+        if is_one_epoch and loop is not None and not loop.has_spent_budget:
+            state.epoch = 0
 
     def restore_hooks(self) -> None:
         """Put back the hooks' states and the generators; only after a resume there are any."""
