@@ -156,10 +156,13 @@ def _refusal(cause: BaseException, node: Any, path: str, done: str = "made") -> 
     name = target.rpartition(".")[2]
     if isinstance(cause, TypeError):
         needs_all = not node.get("_partial_", False)
+        called = hydra.utils.get_object(target)
         try:
-            _check_parameters(hydra.utils.get_object(target), given, path, needs_all)
+            _check_parameters(called, given, path, needs_all)
         except ConfigError as mistake:
             return mistake
+        if lacking := _methods_left_out(called):
+            return ConfigError(f"{path}._target_={target}: the class lacks {listed(lacking)}")
     if isinstance(cause, ValueError):
         return ConfigError(f"{_with_path(str(cause), path, name, given)}{_where(cause, target)}")
     if isinstance(cause, (TypeError, OSError, ImportError)):
@@ -170,6 +173,13 @@ def _refusal(cause: BaseException, node: Any, path: str, done: str = "made") -> 
         )
     add_note(cause, f"while {path} was {done} ({target})")
     return cause
+
+
+def _methods_left_out(called: Any) -> list[str]:
+    """What a class has to have and has not, such as `val_step(self, model, batch)` of a task."""
+    names = sorted(getattr(called, "__abstractmethods__", ()))
+    parameters = (inspect.signature(getattr(called, name)).parameters for name in names)
+    return [f"{n}({', '.join(taken)})" for n, taken in zip(names, parameters, strict=True)]
 
 
 def _with_path(text: str, path: str, name: str, given: Mapping[str, Any]) -> str:

@@ -14,6 +14,7 @@ from hookexp.errors import ConfigError
 
 PARTS = """
 import sys
+from abc import ABC, abstractmethod
 from hookexp.numeric import require_whole
 
 class Box:
@@ -28,6 +29,10 @@ class Box:
 class Counted:
     def __init__(self, size):
         require_whole("size", size)
+
+class Half(ABC):
+    @abstractmethod
+    def open(self, wide: int) -> int: ...
 
 def leave():
     sys.exit(0)
@@ -74,6 +79,7 @@ def test_text_that_looks_like_an_interpolation_is_left_alone() -> None:
         ({"size": 1, "lid": {"_target_": "box_parts.Box", "sze": 1}}, r"^hooks.box.lid.sze: "),
         ({"size": "${oc.env:NO_SUCH_VARIABLE}"}, r"hooks.box.size: Environment variable"),
         ({"target": "box_parts.Bx", "size": 1}, r"_target_=box_parts.Bx: .*did you mean Box\?"),
+        ({"target": "box_parts.Half"}, r"=box_parts\.Half: the class lacks open\(self, wide\)$"),
         ({"target": "no_such.Box", "size": 1}, r"_target_=no_such.Box: cannot be imported"),
         ({"target": "Box", "size": 1}, r"_target_=Box: has no module; write MODULE\.Box, where"),
         ({"target": "box_parts", "size": 1}, r"=box_parts: is a module; .*=box_parts\.Box \("),
