@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 
 from hookexp.build_data import plain
 from hookexp.compose.instantiate import instantiate
+from hookexp.compose.wording import listed
 from hookexp.errors import ConfigError
 from hookexp.optim.fused_sgd import fill_momentum
 from hookexp.optim.param_groups import param_groups
@@ -32,6 +33,7 @@ def build_optim_wrapper(
     if not parameters:
         raise ConfigError(f"model._target_={cfg.model._target_}: has no parameter to train")
     nodes = {"default": cfg.optimizer}
+    _refuse_one_and_several(cfg.optimizer)
     if "_target_" not in cfg.optimizer:
         nodes = {str(name): node for name, node in cfg.optimizer.items()}
     optimizers = {}
@@ -54,6 +56,17 @@ def build_optim_wrapper(
         fill_momentum(optimizers[name])
     scaler = torch.amp.GradScaler(device.type, enabled=settings.precision == "fp16")
     return OptimWrapper(optimizers, scaler)
+
+
+def _refuse_one_and_several(group: DictConfig) -> None:
+    """An experiment's values are merged with the option that is on, and so are named optimizers."""
+    named = [str(k) for k, v in group.items() if isinstance(v, DictConfig) and "_target_" in v]
+    if named and "_target_" in group:
+        raise ConfigError(
+            f"optimizer: is one ({group._target_}), and {listed(named)} beside it; several stand "
+            "alone in a file of the group, my_conf/optimizer/NAME.yaml, chosen with optimizer=NAME "
+            "or, in an experiment, `override /optimizer: NAME`"
+        )
 
 
 def _check_torchs_own(options: DictConfig, path: str) -> None:

@@ -585,6 +585,10 @@ class Unsaveable(Hook):
         ),
         (["optimizer=adam", "optimizer.betas=0.9"], r"^optimizer\.betas=0\.9: use two numbers"),
         (
+            ["+optimizer.g={_target_:torch.optim.SGD}", "+optimizer.d={_target_:torch.optim.SGD}"],
+            r"^optimizer: is one \(torch\.optim\.SGD\), and g, d beside it; .* optimizer=NAME",
+        ),
+        (
             ["model={_target_:builtins.dict}"],
             r"builtins\.dict: makes a dict, which is no torch",
         ),
