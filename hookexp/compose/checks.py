@@ -154,6 +154,8 @@ def require_target(node: Any, path: str, or_else: str = "") -> None:
     wrong = next((key for key in ("target", "_target", "target_") if key in keys), None)
     if wrong is not None:
         raise ConfigError(f"{path}: has {wrong}: where _target_: belongs")
+    if isinstance(node, str) and re.fullmatch(r"\w+(\.\w+)+", node):
+        raise ConfigError(f"{path}={node}: names a class, which is written {path}._target_={node}")
     near = nearest(path.rpartition(".")[2], _siblings(node))
     raise ConfigError(
         f"{path}: has no _target_, so nothing can be made of it{near or f'; give it one{or_else}'}"

@@ -128,6 +128,10 @@ NUM_HOOKS = len([p for p in (conf_dir() / "hooks").iterdir() if p.is_dir()])
         ("resume=true", "resume=True: use the path of a file or a folder"),
         ("hooks=+closure", "hooks.closure.fn_name: needs a value: hooks.closure.fn_name=VALUE"),
         ("data.train=abc", "data.train: has no _target_, so nothing can be made of it"),
+        ("data.train=mine.Data", "data.train=mine.Data: names a class, which is written "
+                                 "data.train._target_=mine.Data"),
+        ("+hooks.x=mine.Hook", "hooks.x=mine.Hook: names a class, which is written "
+                               "hooks.x._target_=mine.Hook"),
         ("model._target_=null", "model._target_=null: has to name a class or a function, such as"),
         ("task._target_=3", "task._target_=3: has to name a class or a function, such as"),
         ("data.drop_lst=true", "data.drop_lst: data has no 'drop_lst'; "),
