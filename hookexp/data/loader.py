@@ -11,6 +11,7 @@ from __future__ import annotations
 import copy
 import random
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -28,6 +29,7 @@ from torch.utils.data import (
 from hookexp.data import workers
 from hookexp.data.sampler import BatchSampler
 from hookexp.data.stream import BatchStream
+from hookexp.data.tracking import telling_what_counts
 from hookexp.errors import add_note
 from hookexp.seed import derive_seeds
 
@@ -212,6 +214,10 @@ class _SeededIndices(Sampler[list[tuple[int, int]]]):
             yield list(zip(indices.tolist(), seeds, strict=True))
 
 
+_LOOKED_AT = 2
+"""Which batch shows whether a data set counts; the first one may open files."""
+
+
 class _SeededSamples(Dataset[Any]):
     """Seeds Python, NumPy and torch for each sample, and puts their states back afterwards.
 
@@ -220,6 +226,7 @@ class _SeededSamples(Dataset[Any]):
 
     def __init__(self, dataset: Dataset[Any]) -> None:
         self.dataset = dataset
+        self._num_batches = 0  # Of this process, without workers.
 
     def __len__(self) -> int:
         return len(self.dataset)  # type: ignore[arg-type]
@@ -227,9 +234,12 @@ class _SeededSamples(Dataset[Any]):
     def __getitems__(self, positions: list[tuple[int, int]]) -> list[Any]:
         if get_worker_info() is not None:
             return [self._sample(index, seed) for index, seed in positions]
+        self._num_batches += 1
+        is_looked_at = self._num_batches == _LOOKED_AT
         states = random.getstate(), np.random.get_state(), torch.get_rng_state()
         try:
-            return [self._sample(index, seed) for index, seed in positions]
+            with telling_what_counts(self.dataset) if is_looked_at else nullcontext():
+                return [self._sample(index, seed) for index, seed in positions]
         finally:
             random.setstate(states[0])
             np.random.set_state(states[1])

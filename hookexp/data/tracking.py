@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import copy
+import logging
 import random
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import torch
 from torch.utils.data import BatchSampler, DataLoader, IterableDataset
+
+from hookexp import dist
+from hookexp.data.workers import settings_of
+
+logger = logging.getLogger("hookexp")
 
 
 @runtime_checkable
@@ -170,6 +177,27 @@ def own_generators_of(dataset: Any, held: Sequence[torch.Generator] = ()) -> str
                 "the global ones of Python, NumPy and torch go on exactly"
             )
     return ""
+
+
+@contextmanager
+def telling_what_counts(dataset: Any) -> Iterator[None]:
+    """While it is entered, samples are read; one line names a number that this has changed."""
+    before = _numbers(dataset)
+    yield
+    now = _numbers(dataset)
+    changed = [name for name, value in before.items() if now.get(name, value) != value]
+    if changed and dist.rank() == 0:
+        logger.warning(
+            "%s%s changes when samples are read, and no checkpoint holds it: a run that is resumed "
+            "is exact only if samples do not depend on it; what a sample is should follow from its "
+            "index and from random numbers, or be set by a hook",
+            *(type(dataset).__name__, changed[0]),
+        )
+
+
+def _numbers(dataset: Any) -> dict[str, Any]:
+    settings = settings_of(dataset)
+    return {name: value for name, value in settings.items() if type(value) in (int, float)}
 
 
 def doubts_about_order(loader: DataLoader[Any]) -> str:

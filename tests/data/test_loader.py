@@ -73,6 +73,34 @@ def test_an_error_of_a_data_set_says_which_sample_it_was(num_workers):
     assert "while sample 13 of Torn was read" in text
 
 
+class Counting(Augmented):
+    """Samples that depend on how many were read; what only the first one sets is no count."""
+
+    def __init__(self, counts=True):
+        super().__init__()
+        self.source = Source()
+        self.counts, self.num_opened = counts, 0
+
+    def __getitem__(self, index):
+        self.num_opened = 1
+        self.source.num_read += self.counts
+        return super().__getitem__(index) * (1 + self.source.num_read)
+
+
+class Source:
+    def __init__(self):
+        self.num_read = 0
+
+
+@pytest.mark.parametrize("counts", [True, False])
+def test_a_data_set_that_counts_what_is_read_is_told_once(caplog, counts):
+    loader = WorkerLoader(Counting(counts), BatchSampler(20, 4, seed=3, shuffle=True))
+    for _ in range(2):
+        list(loader.iterate(0))
+    assert len(caplog.messages) == counts
+    assert all(m.startswith("Counting.source.num_read changes when") for m in caplog.messages)
+
+
 class Strong(Dataset):
     """Augmentation whose strength hooks set, here or in one of its transforms."""
 
