@@ -18,6 +18,7 @@ from torch.optim import Optimizer
 from hookexp import dist, seed
 from hookexp.checkpoint import own_generators
 from hookexp.checkpoint.checkpointer import Checkpointer
+from hookexp.data import workers
 from hookexp.data.loader import WorkerLoader, num_batches
 from hookexp.data.stream import BatchStream
 from hookexp.errors import ConfigError
@@ -179,14 +180,16 @@ class Runner:
             # A launcher ends all ranks once one has left with a signal's code.
             dist.wait_for_all()
         except BaseException as error:
-            self._tell_hooks(error)
-            note_what_it_was_given(error)
-            plain = in_plain_words(error, self) or mistake_of_the_task(error, self)
+            with workers.unheeded():
+                self._tell_hooks(error)
+                note_what_it_was_given(error)
+                plain = in_plain_words(error, self) or mistake_of_the_task(error, self)
             if plain is not None:
                 raise plain from error
             raise
         finally:
-            self._close_loaders()
+            with workers.unheeded():
+                self._close_loaders()
         summary = self._summarize(time.monotonic() - started)
         if self.rank == 0:
             try:
@@ -311,7 +314,6 @@ class Runner:
             self.checkpointer.save_requested,
             self.writer.wait,
             lambda: self.hooks.after_run(self),
-            self.writer.wait,  # Where the first one was broken off.
         ]
         self._try_all(calls)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import math
+import multiprocessing
 import os
 import re
 import signal
@@ -292,6 +293,30 @@ def test_a_worker_that_dies_is_one_message_and_the_state_is_saved(make_runner):
     assert re.search(rf"worker of the data loader ({killed}|ended within a batch)", message)
     assert "data.num_workers=0" in message and "in /dev/shm" in message
     assert f"The last checkpoint is {newest(runner)}: resume=auto continues from it" in message
+
+
+class KillsTheOtherWorkers(Hook):
+    """While the exception's checkpoint is collected, as where memory ran out for all of them."""
+
+    def on_exception(self, runner, error):
+        self.is_failing = True
+
+    def before_save_checkpoint(self, runner, checkpoint):
+        if hasattr(self, "is_failing"):
+            for worker in multiprocessing.active_children():
+                worker.kill()
+            time.sleep(0.3)
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork.*:DeprecationWarning")
+def test_a_second_worker_that_dies_does_not_break_off_what_is_saved_for_the_first(make_runner):
+    hooks = {**parts(save_on_exception=True), "kills": KillsTheOtherWorkers()}
+    runner = from_disk(make_runner(hooks, max_epochs=2), die)
+    handler = signal.getsignal(signal.SIGCHLD)
+    with pytest.raises(ConfigError, match="worker of the data loader"):
+        runner.run("train")
+    assert list(runner.work_dir.glob("exception_iter_*.pth"))
+    assert (signal.getsignal(signal.SIGCHLD) == signal.SIG_DFL) == (handler == signal.SIG_DFL)
 
 
 @pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork.*:DeprecationWarning")

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from types import ModuleType
 from typing import Any
@@ -74,6 +76,21 @@ def end(iterator: Iterator[Any] | None) -> None:
     """End the workers of a pass now: at the end of the process torch takes it for an accident."""
     if iterator is not None and hasattr(iterator, "_shutdown_workers"):
         iterator._shutdown_workers()
+
+
+@contextmanager
+def unheeded() -> Iterator[None]:
+    """While it is entered, a worker's end is no error: torch raises one out of a signal handler."""
+    is_main = threading.current_thread() is threading.main_thread()
+    handler = signal.getsignal(signal.SIGCHLD) if hasattr(signal, "SIGCHLD") else None
+    if not is_main or handler is None:
+        yield
+        return
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGCHLD, handler)
 
 
 def _begin(own: Callable[[int], None] | None, worker_id: int) -> None:
