@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import subprocess
@@ -30,7 +31,14 @@ class WithSpareParts(nn.Module):
 
 
 class KeepsItsOwn(SupervisedTask):
-    """A centre of the outputs and their last mean, which each rank has its own of."""
+    """A centre of the outputs, their last mean and a teacher, which each rank has its own of.
+
+    The teacher wraps a copy of the model, and looks at each batch in training mode.
+    """
+
+    def setup(self, runner):
+        super().setup(runner)
+        self.teacher = copy.deepcopy(runner.model)
 
     def __init__(self, loss, metrics):
         super().__init__(loss, metrics)
@@ -38,7 +46,9 @@ class KeepsItsOwn(SupervisedTask):
 
     def train_step(self, model, batch):
         outputs = self.centres[0](model(batch[0]) + self.mean)
-        self.mean = outputs.detach().square().mean() + batch[1][0]
+        with torch.no_grad():
+            taught = self.teacher(batch[0]).mean()
+        self.mean = outputs.detach().square().mean() + batch[1][0] + taught
         distance = (outputs - self.centres[0].running_mean).square().mean()
         return {"loss": self.loss(outputs, batch[1]) + distance}
 

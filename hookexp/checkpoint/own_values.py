@@ -23,6 +23,7 @@ from torch.optim import Optimizer
 from hookexp import dist
 from hookexp.checkpoint.digest import Digest, version
 from hookexp.checkpoint.plain_form import PLAIN, can_be_held, from_plain, to_plain
+from hookexp.checkpoint.rank_buffers import HANDS_OUT_BUFFERS
 from hookexp.checkpoint.task_parts import parts_of
 from hookexp.checkpoint.trace import ELSEWHERE, Trace, trace
 from hookexp.device import map_tensors
@@ -229,12 +230,14 @@ def _modules_in(path: str, part: Any) -> Iterator[tuple[str, nn.Module]]:
 @cache
 def _keeps_values(kind: Any) -> bool:
     """Whether modules of a class may have what no `get_extra_state` says."""
-    has_own_state = kind.get_extra_state is not nn.Module.get_extra_state
-    return not has_own_state and not issubclass(kind, DistributedDataParallel)
+    return bool(kind.get_extra_state is nn.Module.get_extra_state)
 
 
 def _attributes(owner: Any) -> dict[str, Any]:
     attributes = getattr(owner, "__dict__", {})
+    if isinstance(owner, DistributedDataParallel):
+        # A copy that the task keeps; the rest belongs to the ranks' exchange of gradients.
+        return {HANDS_OUT_BUFFERS: attributes[HANDS_OUT_BUFFERS]}
     if isinstance(owner, nn.Module):
         return {name: attributes[name] for name in attributes if name not in _OF_EVERY_MODULE}
     if isinstance(owner, Optimizer):

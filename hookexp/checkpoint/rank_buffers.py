@@ -15,14 +15,17 @@ from torch import Tensor, nn
 from hookexp import dist
 from hookexp.checkpoint.digest import digests
 
-_FLAG = "require_forward_param_sync"
+HANDS_OUT_BUFFERS = "require_forward_param_sync"
 """Of DistributedDataParallel: whether the next forward pass begins with rank 0's buffers."""
 
 
 def state_of(model: nn.Module) -> dict[str, Any]:
     """The buffers that are not the same on all ranks, by rank; with several ranks alone."""
     buffers = {name: buffer.detach() for name, buffer in dist.unwrap(model).named_buffers()}
-    return {"of_ranks": of_ranks(buffers), _FLAG: getattr(model, _FLAG, True)}
+    return {
+        "of_ranks": of_ranks(buffers),
+        HANDS_OUT_BUFFERS: getattr(model, HANDS_OUT_BUFFERS, True),
+    }
 
 
 def of_ranks(tensors: Mapping[str, Tensor]) -> list[dict[str, Tensor]]:
@@ -42,5 +45,5 @@ def load_state(model: nn.Module, state: Mapping[str, Any]) -> None:
     for name, buffer in dist.unwrap(model).named_buffers():
         if name in ours and ours[name].shape == buffer.shape:
             buffer.copy_(ours[name])
-    if hasattr(model, _FLAG):
-        setattr(model, _FLAG, state[_FLAG])
+    if hasattr(model, HANDS_OUT_BUFFERS):
+        setattr(model, HANDS_OUT_BUFFERS, state[HANDS_OUT_BUFFERS])
