@@ -146,9 +146,10 @@ def _train(cfg: DictConfig, folder: Path, iters: int, resume: Path | None) -> di
     collect_of_hooks(runner, request, state)
     for of_clock_or_disk in ("meta", "message_hub"):
         del state[of_clock_or_disk]
-    # What a hook freezes when training begins may depend on where it begins.
+    # What a hook freezes or sets when training begins may depend on where it begins.
     for start in ("at_start", "modules_at_start"):
         del state["frozen"][start]
+    del state["optimizer"]["at_start"]
     # Which files are kept differs by intent: the resumed run has a folder of its own.
     state["hooks"].pop("checkpoint", None)
     # What is measured when it is logged (speed, memory, ...) is of the machine, not of the run.

@@ -146,7 +146,17 @@ class EvaluatesItsDropout(Hook):
         runner.model.dropout.eval()
 
 
-@pytest.mark.parametrize("hook", [DrawsAndCounts, EvaluatesItsDropout])
+class ChangesMomentum(Hook):
+    """What nothing schedules: halved when training begins, and less in each epoch."""
+
+    def before_train(self, runner):
+        runner.optimizer.param_groups[0]["momentum"] *= 0.5
+
+    def before_train_epoch(self, runner):
+        runner.optimizer.param_groups[0]["momentum"] *= 0.9
+
+
+@pytest.mark.parametrize("hook", [DrawsAndCounts, EvaluatesItsDropout, ChangesMomentum])
 def test_what_a_hook_of_the_users_does(make_runner, tmp_path, hook):
     def run(folder, hooks, **more):
         every = CheckpointHook(by_epoch=False, interval=2)
@@ -163,6 +173,24 @@ def test_what_a_hook_of_the_users_does(make_runner, tmp_path, hook):
     run(tmp_path / "cut", {"stop": StopAt(8)})
     run(tmp_path / "cut", {}, resume="auto")
     assert_same_run(tmp_path / "whole", tmp_path / "cut", "iter_12.pth")
+
+
+def test_what_a_hook_says_otherwise_than_before_is_as_it_says(make_runner, tmp_path):
+    class Momentum(Hook):
+        def __init__(self, value):
+            self.value = value
+
+        def before_train(self, runner):
+            runner.optimizer.param_groups[0]["momentum"] = self.value
+
+    def run(value, epochs, **more):
+        hooks = {**parts(), "momentum": Momentum(value)}
+        runner = make_runner(hooks, work_dir=tmp_path, **settings(max_epochs=epochs), **more)
+        runner.run("train")
+        return runner.optimizer.param_groups[0]["momentum"]
+
+    assert run(0.5, 1) == 0.5
+    assert run(0.8, 2, resume="auto") == 0.8
 
 
 def test_a_summary_of_before_does_not_end_a_run_that_was_begun_again(make_runner, tmp_path):

@@ -54,8 +54,10 @@ class Checkpointer:
         self._shapes = weights.shapes_of(self._runner.model)
 
     def note_training(self) -> None:
-        """Take what model and task are now for what a run of this config begins with."""
+        """Take what everything is now for what a run of this config begins with."""
+        runner = self._runner
         self.frozen.note_start()
+        runner.optim_wrapper.states.group_values.note_start(runner.param_schedulers.values())
         self.beside.values.begin()
 
     def load(self) -> None:

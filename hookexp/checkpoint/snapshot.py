@@ -164,6 +164,7 @@ def restore_run(runner: Runner, checkpoint: Mapping[str, Any]) -> None:
     if isinstance(gradients, list):
         optimizer["gradients"] = _gradients_of_this_rank(gradients)
     runner.optim_wrapper.load_state_dict(optimizer)
+    runner.optim_wrapper.states.hold_back_group_values(optimizer)
     schedulers = runner.param_schedulers
     states = checkpoint["param_schedulers"]
     schedulers.load_state_dict({n: s for n, s in states.items() if n in schedulers.schedulers})
@@ -215,6 +216,7 @@ def restore_hooks(runner: Runner, checkpoint: Mapping[str, Any]) -> None:
                     f"({type(error).__name__}: {error}); begin it anew with "
                     f"'resume_ignore=[hooks.{entry.name}]'"
                 ) from error
+    runner.optim_wrapper.states.group_values.put_back()
     runner.param_schedulers.put_back(checkpoint.get("scheduled", {}))
     if "beside" in checkpoint:
         runner.checkpointer.beside.load_values(checkpoint["beside"])

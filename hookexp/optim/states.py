@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 
 from hookexp.errors import ConfigError
 from hookexp.optim.fused_sgd import fill_momentum
+from hookexp.optim.group_values import GroupValues
 
 
 class OptimizerStates:
@@ -26,6 +27,7 @@ class OptimizerStates:
 
     def __init__(self, optimizers: Mapping[str, Optimizer]) -> None:
         self.optimizers = optimizers
+        self.group_values = GroupValues(optimizers)
         self._names: dict[int, str] = {}
         self._configured: dict[str, list[dict[str, Any]]] = {name: [] for name in optimizers}
         self.note_added_groups()
@@ -63,7 +65,8 @@ class OptimizerStates:
         """States of optimizers, and gradients of a window that is still open.
 
         `names` and `dtypes` have the parameters in the order of the optimizers' own numbering,
-        `configured` the hyper-parameters that the run began with.
+        `configured` the hyper-parameters that the run began with, `at_start` what hooks had made of
+        them when training began.
         """
         return {
             "kinds": {name: type(o).__name__ for name, o in self.optimizers.items()},
@@ -72,6 +75,7 @@ class OptimizerStates:
                 name: [p.dtype for p in parameters_of(o)] for name, o in self.optimizers.items()
             },
             "configured": self._configured,
+            "at_start": self.group_values.state_dict(),
             "optimizers": {name: _plain(o.state_dict()) for name, o in self.optimizers.items()},
             "gradients": {
                 name: [None if p.grad is None else p.grad for p in parameters_of(o)]
@@ -89,6 +93,11 @@ class OptimizerStates:
         for name, optimizer in self.optimizers.items():
             if state["kinds"].get(name) == type(optimizer).__name__:
                 self._load(name, optimizer, state)
+
+    def hold_back_group_values(self, state: Mapping[str, Any]) -> None:
+        """Of a state that was loaded; before training, which `group_values` puts them back into."""
+        if "at_start" in state:  # Older checkpoints do not say.
+            self.group_values.hold_back(state["at_start"], self._configured)
 
     def names_of(self, name: str) -> list[str]:
         """An optimizer's parameters by name, in its order; by number where no model names them."""
