@@ -571,6 +571,7 @@ class Scaled(nn.Module):
 @pytest.mark.parametrize("is_old", [False, True])
 def test_a_group_that_a_hook_adds_before_the_run_comes_back(make_runner, tmp_path, is_old):
     def run(lr=0.05, **more):
+        torch.manual_seed(0)
         hooks = {"checkpoint": CheckpointHook(), "add": AddGroup(lr)}
         runner = make_runner(hooks, model=Scaled(), **more)
         runner.run("train")
