@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 from hookexp.checkpoint.reading import load_checkpoint
 from hookexp.checkpoint.store import CheckpointStore
+from hookexp.checkpoint.whole_file import write_whole
 
 
 def publish(path: Path, keys: Sequence[str]) -> Path:
@@ -34,5 +35,6 @@ def publish(path: Path, keys: Sequence[str]) -> Path:
     )
     if "state_dict" in keys:
         weights = {name: t.contiguous().clone() for name, t in checkpoint["state_dict"].items()}
-        save_file(weights, published.with_suffix(".safetensors"))
+        content = save(weights)
+        write_whole(published.with_suffix(".safetensors"), lambda file: file.write(content))
     return published

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import math
+import os
 from pathlib import Path
 
 import pytest
@@ -310,6 +312,22 @@ def test_it_costs_nothing_where_nothing_is_ever_due():
     hooks.register(CheckpointHook(), "checkpoint")
     hooks.register(Own(), "own")
     assert [point in entry.stages for entry in hooks.entries] == [False, True]
+
+
+def test_published_weights_have_their_name_once_they_are_whole(make_runner, monkeypatch):
+    """A disk that fills up, or a kill, leaves no half of a safetensors file."""
+
+    def fail(descriptor):
+        written = os.path.basename(os.readlink(f"/proc/self/fd/{descriptor}"))
+        if "safetensors" in written:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        fsync(descriptor)
+
+    fsync = os.fsync
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(OSError):
+        train(make_runner, epochs=1, published_keys="state_dict")
+    assert not list((make_runner().work_dir).glob("*.safetensors"))
 
 
 def test_a_failed_run_publishes_nothing(make_runner):
