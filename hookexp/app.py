@@ -55,6 +55,7 @@ def main() -> None:
             sys.argv[1:] = with_the_finder(sys.argv[1:])
             line = CommandLine.parse(sys.argv[1:])
             overrides = line.overrides
+            sys.argv[1:] = [*overrides, *line.flags]  # Hydra takes no flag between two words.
             if "--version" in sys.argv[1:]:
                 print(versions())
                 return

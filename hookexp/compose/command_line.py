@@ -26,9 +26,10 @@ _SHORT = ("-h", "-r", "-m", "-i", "-sc")
 
 @dataclass(frozen=True)
 class CommandLine:
-    """The folder of `--config-dir` and the `key=value` words."""
+    """The folder of `--config-dir`, the flags with their values, and the `key=value` words."""
 
     config_dir: Path | None
+    flags: tuple[str, ...]
     overrides: tuple[str, ...]
 
     @staticmethod
@@ -36,13 +37,12 @@ class CommandLine:
         """Read the words after the program's name.
 
         Raises:
-            ConfigError: for an override written like a flag, for overrides on both sides of a
-                flag, a set that is given twice or in several words, or a config folder that is
-                not there.
+            ConfigError: for an override written like a flag, a set that is given twice or in
+                several words, or a config folder that is not there.
         """
         _check_edits(words)
         flags: list[str] = []
-        blocks: list[list[str]] = [[]]
+        overrides: list[str] = []
         config_dir = None
         rest = iter(words)
         for word in rest:
@@ -51,10 +51,9 @@ class CommandLine:
                 flags.append(word)
                 continue
             if not word.startswith("-") or word == "-":
-                blocks[-1].append(word)
+                overrides.append(word)
                 continue
             flags.append(word)
-            blocks.append([])
             if flag in (*_TAKES_FOLDER, *_TAKES_VALUE):
                 if not has_value:
                     value = next(rest, "")
@@ -68,12 +67,9 @@ class CommandLine:
                 config_dir = Path(value) if flag in _TAKES_FOLDER else config_dir
             else:
                 _check_flag(flag, value)
-        line = CommandLine(config_dir, tuple(word for block in blocks for word in block))
+        line = CommandLine(config_dir, tuple(flags), tuple(overrides))
         line._check_folder()
         line._check_sets()
-        if sum(map(bool, blocks)) > 1:
-            together = " ".join((*flags, *line.overrides))
-            raise ConfigError(f"flags go before or after the other words, not between: {together}")
         return line
 
     def _check_folder(self) -> None:

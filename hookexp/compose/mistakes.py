@@ -96,7 +96,7 @@ def _where_there_is(config: str) -> str:
     name = glob.escape(f"{config}.yaml")
     for file in (path for pattern in (name, f"*/{name}") for path in Path().glob(pattern)):
         folder = str(file).removesuffix(f"{config}.yaml").rstrip("/") or "."
-        return f"; {file} needs --config-dir {folder} before the other words"
+        return f"; {file} needs --config-dir {folder}"
     return ""
 
 

@@ -217,3 +217,12 @@ def test_a_job_leaves_the_process_as_it_found_it(
         torch.set_num_threads(threads)
     assert found[0] == found[1] == found[2]
     assert found[0][2:] == ("highest", False, 2)
+
+
+def test_a_flag_may_stand_between_other_words(
+    cli: Callable[..., Any], stub_runs: list[tuple[DictConfig, Path]]
+) -> None:
+    assert cli("name=mine", "-m", "optimizer.lr=0.1,0.2").code == 0
+    assert [(cfg.name, cfg.optimizer.lr) for cfg, _ in stub_runs] == [("mine", 0.1), ("mine", 0.2)]
+    assert "EMAHook" in cli("hooks=+ema", "--cfg", "job", "name=mine").out
+    assert "hooks/+ema" in cli("--info", "defaults", "hooks=+ema").out
