@@ -64,9 +64,12 @@ def _paths_typed(words: Sequence[str]) -> set[str]:
 
 def _layers_of_files(words: Sequence[str]) -> Iterator[set[str]]:
     """The config paths that each config of the user's gives, in the order of their merging."""
-    loader = GlobalHydra.instance().config_loader() if HydraConfig.initialized() else None
-    sources = [s for s in loader.get_sources() if s.scheme() == "file"] if loader else []
-    if loader is None or not any(map(_is_of_the_user, sources)):
+    hydra_of_run = GlobalHydra.instance()
+    if not (HydraConfig.initialized() and hydra_of_run.is_initialized()):
+        return
+    loader = hydra_of_run.config_loader()
+    sources = [source for source in loader.get_sources() if source.scheme() == "file"]
+    if not any(map(_is_of_the_user, sources)):
         return
     name = HydraConfig.get().job.config_name
     composed = loader.compute_defaults_list(name, list(words), RunMode.RUN)

@@ -11,6 +11,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 import hookexp.build
@@ -61,6 +62,7 @@ def cli(
     yield type_in
     SetSearchPath.config_dir = None
     SetSource.typed = ""
+    HydraConfig.instance().cfg = None
     for handler in root.handlers:
         if handler not in handlers:
             handler.close()

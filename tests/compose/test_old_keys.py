@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import pytest
+from hydra import compose as compose_alone
+from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
+
+from hookexp.compose.conf_dir import with_hydra
+from hookexp.compose.old_keys import drop_keys_of_old_targets
 
 MODULE = """
 from hookexp import Hook
@@ -76,6 +81,16 @@ def test_explain_shows_hooks_of_other_targets(cli, compose, tmp_path):
     answer = cli("--config-dir", ".", "experiment=own", "mode=explain")
     assert (answer.code, answer.err) == (0, "")
     assert "Say" in answer.out
+
+
+def test_a_config_composed_after_a_run_of_the_same_process(cli):
+    assert cli("mode=explain").code == 0
+    GlobalHydra.instance().clear()
+    words = ["optimizer._target_=torch.optim.RMSprop"]
+    with with_hydra():
+        cfg = compose_alone("config", overrides=words)
+    drop_keys_of_old_targets(cfg, words)
+    assert "nesterov" not in cfg.optimizer
 
 
 def test_rules_for_parameter_groups_hold_for_a_typed_optimizer(compose):
