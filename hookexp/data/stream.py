@@ -76,6 +76,8 @@ class BatchStream:
         self.batch_size = getattr(batches, "batch_size", None)
         self._source, self._tracker = tracked(batches)
         self._generators = generators_of(batches)
+        if self._tracker is not None:
+            self._tracker.generators = self._generators
         self._passes: deque[_Pass] = deque(maxlen=_READ_AHEAD)
         self._positions: deque[tuple[int, Position]] = deque(maxlen=_READ_AHEAD)
         """Where a stateful source stood after the last batches, by the number of the next one."""
@@ -261,6 +263,8 @@ class BatchStream:
         self._set_own(state["generators"].get("own", ()))
         self._load(position.source)
         batches = self._begin()
+        if self._tracker is not None:
+            self._tracker.resume(position.own)
         if state["in_pass"] == 0:
             # A sampler draws when it is asked for the first one.
             batches = chain(list(islice(batches, 1)), batches)
@@ -337,7 +341,7 @@ def _state(in_pass: int, position: Position, generators: dict[str, Any]) -> dict
 def _position_in(state: dict[str, Any]) -> Position:
     """The position that a state holds, also one of a checkpoint from before there were all keys."""
     again = state["in_pass"] if state["source"] is None else state.get("again", 0)
-    return Position(state["source"], again, state.get("ended_by", ""))
+    return Position(state["source"], again, state.get("ended_by", ""), state.get("own", ()))
 
 
 def _is_between(state: dict[str, Any]) -> bool:

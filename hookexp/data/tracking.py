@@ -46,6 +46,8 @@ class Position(NamedTuple):
     """How many batches come from there to here."""
     ended_by: str = ""
     """`data` if its pass has been read to the end, `limit` if there were enough batches."""
+    own: Sequence[torch.Tensor] = ()
+    """The states of generators that it draws from and does not hold itself."""
 
 
 class Tracker:
@@ -53,12 +55,32 @@ class Tracker:
 
     def __init__(self, stateful: Stateful, items: _Items | None = None) -> None:
         self.stateful = stateful
+        self.generators: Sequence[torch.Generator] = ()
+        self._where_they_stood: Sequence[torch.Tensor] = ()
+        self._at_begin: Sequence[torch.Tensor] = ()
         self._items = items
 
     def position(self) -> Position:
         """After the batch that was handed out last; once for each."""
         has_ended = self._items is not None and self._items.have_ended
-        return Position(self.state(), ended_by="data" if has_ended else "")
+        own = self._catch_up()
+        return Position(self.state(), ended_by="data" if has_ended else "", own=own)
+
+    def resume(self, own: Sequence[torch.Tensor]) -> None:
+        """Let generators go on where they stood, unless the source draws its order once more.
+
+        They are at the begin of a pass: that is what it draws the order from.
+        """
+        self._where_they_stood = own
+        self._at_begin = [generator.get_state() for generator in self.generators]
+
+    def _catch_up(self) -> list[torch.Tensor]:
+        """Where generators stand, once an item of a resumed pass has been read."""
+        stood, self._where_they_stood = self._where_they_stood, ()
+        for generator, begin, state in zip(self.generators, self._at_begin, stood, strict=False):
+            if torch.equal(generator.get_state(), begin):
+                generator.set_state(state)
+        return [generator.get_state() for generator in self.generators]
 
     def state(self) -> dict[str, Any]:
         """What it says now, and can change no more."""

@@ -154,6 +154,37 @@ def odd_batches_of(make):
     return DataLoader(Rows(), batch_size=3, sampler=source)
 
 
+class SamplerOfAnOrder(Sampler):
+    """Draws an order and keeps it in its state; its generator, the loader's too, it does not."""
+
+    def __init__(self, generator):
+        self.generator, self.order, self.position = generator, [], 0
+
+    def state_dict(self):
+        return {"order": self.order, "position": self.position}
+
+    def load_state_dict(self, state):
+        self.order, self.position = state["order"], state["position"]
+        self.is_resumed = True
+
+    def __len__(self):
+        return 4 * BATCHES
+
+    def __iter__(self):
+        if not vars(self).pop("is_resumed", False):
+            self.order = torch.randperm(len(self), generator=self.generator).tolist()
+            self.position = 0
+        while self.position < len(self.order):
+            self.position += 1
+            yield self.order[self.position - 1]
+
+
+def generator_of_sampler_and_loader():
+    generator = torch.Generator().manual_seed(4)
+    sampler = SamplerOfAnOrder(generator)
+    return DataLoader(Rows(), batch_size=3, sampler=sampler, generator=generator)
+
+
 class SamplerOfAGenerator(Sampler):
     """Draws an order when it is asked for the first index; its state is where the pass began."""
 
@@ -300,6 +331,7 @@ WHOLE_PASSES = [
     own_sampler_in_a_batch_sampler,
     generator_in_a_batch_sampler,
     generator_in_a_sampler_of_ones_own,
+    generator_of_sampler_and_loader,
 ]
 
 
