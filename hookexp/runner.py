@@ -64,7 +64,7 @@ class Runner:
         self._train_step = parts.train_step
         self.timestamp = time.strftime("%Y%m%d_%H%M%S")
         self.logger = logging.getLogger("hookexp")
-        self.state = RunState(is_alone=self.world_size == 1)
+        self.state = RunState(is_alone=dist.world_size() == 1)
         self.clock = FetchClock()
         self.message_hub = MessageHub()
         self.host_time = HostTime()
