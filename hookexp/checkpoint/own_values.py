@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sized
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from functools import cache, partial
+from operator import is_
 from typing import Any
 
 import torch
@@ -131,7 +132,7 @@ class OwnValues:
         for path, owner in self._owners():
             began = self._began.get(path)
             if began is not None:
-                found += [(path, *change) for change in began.changes(owner, self._trace)]
+                found += [(path, *change) for change in began.changes(owner)]
         Digest.read(d for *_, was, now in found for d in (*was.digests, *now.digests))
         return [one for one in found if not one[-1].is_of_the_same_as(one[-2])]
 
@@ -197,18 +198,27 @@ class OwnValues:
 class _Began:
     """What an owner's attributes were; most are numbers that nobody ever changes."""
 
-    def __init__(self, owner: Any, trace: Any) -> None:
+    def __init__(self, owner: Any, trace: Callable[[Any], Trace]) -> None:
         attributes = _attributes(owner)
-        self._constants = {n: v for n, v in attributes.items() if type(v) in PLAIN}
+        constants = {n: v for n, v in attributes.items() if type(v) in PLAIN}
+        self._names, self._values = [*constants], [*constants.values()]
+        self._others = [name for name in attributes if name not in constants]
+        self._number = len(getattr(owner, "__dict__", ()))
+        self._trace = trace
         self.traces: dict[str, Trace] = {name: trace(v) for name, v in attributes.items()}
 
-    def changes(self, owner: Any, trace: Any) -> Iterator[tuple[str, Any, Trace, Trace]]:
+    def changes(self, owner: Any) -> Iterator[tuple[str, Any, Trace, Trace]]:
         """Name and value of what may be another, with its traces then and now."""
-        for name, value in _attributes(owner).items():
-            if self._constants.get(name, self) is not value:
-                now = trace(value)
-                if now is not ELSEWHERE:
-                    yield name, value, self.traces.get(name, _ABSENT), now
+        attributes = getattr(owner, "__dict__", {})
+        known = map(attributes.get, self._names)
+        if len(attributes) == self._number and all(map(is_, known, self._values)):
+            found = {n: attributes[n] for n in self._others if n in attributes}
+        else:
+            found = _attributes(owner)
+        for name, value in found.items():
+            now = self._trace(value)
+            if now is not ELSEWHERE:
+                yield name, value, self.traces.get(name, _ABSENT), now
 
 
 _Mark = tuple[int, int, int]
