@@ -18,8 +18,7 @@ import torch.distributed as td
 from hookexp import dist
 
 _SECONDS_BETWEEN_LOOKS = 0.5
-_SECONDS_BETWEEN_ANSWERS = 0.002
-_GONE_ON = "gone on"
+_SECONDS_OF_FIRST_WAIT, _SECONDS_OF_LONGEST_WAIT = 0.001, 0.05
 _numbers = count()
 """Of the meetings of this process, of which all ranks have the same."""
 
@@ -50,12 +49,14 @@ class Meeting:
         with self._lock:
             if self._has_answered:
                 return False
-            self._answer(str(self._point))
-            self._store.set(f"{self._question}/is asked", "")
-        keys = [self._key(rank) for rank in range(dist.world_size())]
-        while not self._store.check(keys):
-            time.sleep(_SECONDS_BETWEEN_ANSWERS)
-        return len({self._store.get(key) for key in keys}) == 1
+            self._tell_where()
+            self._num_here(1)
+            self._answer()
+        seconds = _SECONDS_OF_FIRST_WAIT
+        while not self._store.check([self._key("all")]):
+            time.sleep(seconds)
+            seconds = min(1.5 * seconds, _SECONDS_OF_LONGEST_WAIT)
+        return self._num_here(0) == dist.world_size()
 
     def go_on(self) -> None:
         """Leave a safe point."""
@@ -72,18 +73,27 @@ class Meeting:
             while not self._is_over.wait(_SECONDS_BETWEEN_LOOKS):
                 with self._lock:
                     if not self._has_answered and self._has_left_others_behind():
-                        self._answer(_GONE_ON)
+                        self._answer()
 
     def _has_left_others_behind(self) -> bool:
-        if not self._store.check([f"{self._question}/is asked"]):
-            return False
-        keys = (self._key(rank) for rank in range(dist.world_size()))
-        answers = [self._store.get(key).decode() for key in keys if self._store.check([key])]
-        return any(answer != _GONE_ON and int(answer) < self._point for answer in answers)
+        where = self._key("where")
+        return self._store.check([where]) and int(self._store.get(where)) < self._point
 
-    def _answer(self, what: str) -> None:
+    def _tell_where(self) -> None:
+        """The earliest point at which a rank asks."""
+        where, here = self._key("where"), str(self._point)
+        known = self._store.compare_set(where, "", here).decode()
+        while int(known) > self._point:
+            known = self._store.compare_set(where, known, here).decode()
+
+    def _num_here(self, more: int) -> int:
+        """How many ranks ask at this point."""
+        return self._store.add(self._key(f"at {self._point}"), more)
+
+    def _answer(self) -> None:
         self._has_answered = True
-        self._store.set(self._key(dist.rank()), what)
+        if self._store.add(self._key("answers"), 1) == dist.world_size():
+            self._store.set(self._key("all"), "")
 
-    def _key(self, rank: int) -> str:
-        return f"{self._question}/{rank}"
+    def _key(self, name: str) -> str:
+        return f"{self._question}/{name}"
