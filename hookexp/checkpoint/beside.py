@@ -59,6 +59,7 @@ class Beside:
         state: dict[str, Any] = {
             "tensors": changed,
             "values": dist.gather(self.values.state_dict()),
+            "reset": sorted(map(list, self.values.reset)),
             "task": None if own is None else own(),
         }
         if dist.world_size() > 1:
@@ -91,6 +92,7 @@ class Beside:
 
     def load_values(self, state: Mapping[str, Any]) -> None:
         """Put back plain attributes, where hooks in `before_train` have set some by now."""
+        self.values.reset |= {(path, name) for path, name in state.get("reset", ())}
         values = state.get("values", ())  # Older checkpoints have none.
         if len(values) == dist.world_size():
             self.values.load_state_dict(values[dist.rank()])

@@ -62,8 +62,9 @@ class OwnValues:
         """What cannot be held and was not there at first, as it was at the last save."""
         self._outputs: set[tuple[str, str]] = set()
         """What has held a large tensor with a graph."""
-        self._reset: set[tuple[str, str]] = set()
-        """What evaluations reset when they begin, by path and name."""
+        self.reset: set[tuple[str, str]] = set()
+        """What evaluations reset when they begin, by path and name. It shows once there was
+        something to reset, so a resumed run has to be told what the run before had seen."""
         self._left: dict[tuple[str, str], _Mark] = {}
         """What the last evaluation has left of it."""
         self._before_evaluation: dict[str, Any] | None = None
@@ -106,12 +107,12 @@ class OwnValues:
         self._before_evaluation = copy.deepcopy(self._held())
         before = self._marks()
         self._task.reset_metrics()
-        self._reset |= {key for key, mark in self._marks().items() if before.get(key) != mark}
+        self.reset |= {key for key, mark in self._marks().items() if before.get(key) != mark}
 
     def end_evaluation(self) -> None:
         """Called when it was not given up."""
         self._before_evaluation = None
-        self._left = {key: mark for key, mark in self._marks().items() if key in self._reset}
+        self._left = {key: mark for key, mark in self._marks().items() if key in self.reset}
 
     def _held(self) -> dict[str, Any]:
         held: dict[str, Any] = {}

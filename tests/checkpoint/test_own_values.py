@@ -423,6 +423,45 @@ def test_an_evaluation_that_is_given_up_and_hooks_that_set_values_count_once(mak
     assert repr(whole["beside"]) == repr(resumed["beside"])
 
 
+class Collects(TinyTask):
+    """Keeps what an evaluation has seen, and begins the next one without it."""
+
+    def __init__(self):
+        super().__init__()
+        self.predictions, self.summary = [], None
+
+    def reset_metrics(self):
+        super().reset_metrics()
+        self.predictions.clear()
+        self.summary = None
+
+    def val_step(self, model, batch):
+        outputs = super().val_step(model, batch)
+        self.predictions.append(outputs)
+        self.summary = torch.ones(1)
+        return outputs
+
+
+@pytest.mark.parametrize("stops", [[4], [7], [8, 10], [14]])
+def test_what_an_evaluation_leaves_is_in_the_same_checkpoints_after_a_resume(
+    make_runner, tmp_path, stops
+):
+    def run(folder, hooks, **more):
+        hooks = {"checkpoint": CheckpointHook(), **hooks}
+        make_runner(hooks, work_dir=folder, max_epochs=6, task=Collects(), **more).run("train")
+
+    run(tmp_path / "whole", {})
+    for stop in stops:
+        run(tmp_path / "cut", {"stop": StopAt(stop)}, resume="auto")
+    run(tmp_path / "cut", {}, resume="auto")
+    for epoch in range(1, 7):
+        name = f"epoch_{epoch}.pth"
+        whole, resumed = (
+            load_checkpoint(tmp_path / run / name)["beside"] for run in ("whole", "cut")
+        )
+        assert repr(whole) == repr(resumed), name
+
+
 def test_what_a_hook_sets_at_the_start_is_configuration(make_runner, tmp_path):
     def run(epochs, factor, **more):
         task = CountsEvaluated()
