@@ -227,8 +227,12 @@ _Mark = tuple[int, int, int]
 
 def _mark(value: Any) -> _Mark:
     """What tells at a glance that a value is another, or has been added to."""
-    length = len(value) if isinstance(value, Sized) and not isinstance(value, Tensor) else 0
-    return id(value), length, version(value) if isinstance(value, Tensor) else 0
+    if isinstance(value, Tensor):
+        return id(value), 0, version(value)
+    try:
+        return id(value), len(value) if isinstance(value, Sized) else 0, 0
+    except Exception:  # An array without dimensions, a loader of data that has no length.
+        return id(value), 0, 0
 
 
 def _modules_in(path: str, part: Any) -> Iterator[tuple[str, nn.Module]]:

@@ -10,6 +10,7 @@ import pytest
 import torch
 from fakes import StopAt, TinyModel, TinyTask
 from torch import nn
+from torch.utils.data import DataLoader, IterableDataset
 from torchmetrics import MeanMetric
 
 from hookexp.checkpoint.beside import Beside
@@ -685,3 +686,19 @@ def test_what_takes_no_value_any_more_begins_anew(caplog, make_model):
     values = [{"model": {"kept": [3, False]}}]
     Beside(make_model(), TinyTask()).load_values({"tensors": {}, "values": values, "task": None})
     assert caplog.messages == ["model.kept is not what it was in the checkpoint, and begins anew"]
+
+
+class Unending(IterableDataset):
+    def __iter__(self):
+        return iter([])
+
+
+@pytest.mark.parametrize("make", [lambda: np.array(0.5), lambda: DataLoader(Unending())])
+def test_what_has_no_length_after_all_stops_no_evaluation(make_runner, make):
+    class Task(TinyTask):
+        def __init__(self):
+            super().__init__()
+            self.kept = make()
+
+    runner = make_runner({}, task=Task(), max_epochs=1)
+    assert runner.run("train").metrics
