@@ -15,7 +15,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from functools import cache, partial
 from operator import is_
 from typing import Any
+from weakref import ref
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
@@ -37,6 +39,7 @@ _LARGE = 2**20
 _OF_EVERY_MODULE = frozenset(vars(nn.Module()))
 _ABSENT = Trace(form="absent")
 _NONE = trace(None)
+_WRITABLE = (Tensor, np.ndarray)
 
 
 class OwnValues:
@@ -74,7 +77,8 @@ class OwnValues:
         self._began = {path: _Began(owner, self._trace) for path, owner in self._owners()}
 
     def state_dict(self) -> dict[str, Any]:
-        """By owner and attribute, each with whether its tensors are where the model is.
+        """By owner and attribute, each with whether its tensors are where the model is, and whether
+        it is the tensor or array that was there when training began, written in place.
 
         Of the begin of an evaluation that was given up: a resumed run begins it anew.
         """
@@ -90,10 +94,12 @@ class OwnValues:
             if path not in owners:
                 logger.warning("%s is not what it was in the checkpoint, and begins anew", path)
                 continue
-            for name, (value, is_with_model) in values.items():
+            # Older checkpoints do not say whether it is the same.
+            for name, (value, is_with_model, *is_the_same) in values.items():
                 to = device if is_with_model else torch.device("cpu")
+                there = map_tensors(value, partial(Tensor.to, device=to))
                 try:
-                    _set(owners[path], name, map_tensors(value, partial(Tensor.to, device=to)))
+                    _set(owners[path], name, there, in_place=False not in is_the_same)
                 # A property now, or a parameter; or what has a state does not take it.
                 except (AttributeError, TypeError, LookupError, ValueError, RuntimeError):
                     name = f"{path}.{name}"
@@ -124,7 +130,8 @@ class OwnValues:
                     self._give_up(path, name, value)
             elif not self._is_output(key, value) and not self._is_left(key, value):
                 plain = to_plain(value)
-                held.setdefault(path, {})[name] = [plain, _is_on(device, plain)]
+                is_the_same = self._began[path].is_the_same(name, value)
+                held.setdefault(path, {})[name] = [plain, _is_on(device, plain), is_the_same]
         return {p: dict(sorted(held[p].items())) for p in held if p not in self._mixed}
 
     def _changed(self) -> list[tuple[str, str, Any, Trace, Trace]]:
@@ -206,6 +213,7 @@ class _Began:
         self._others = [name for name in attributes if name not in constants]
         self._number = len(getattr(owner, "__dict__", ()))
         self._trace = trace
+        self._tensors = {n: ref(v) for n, v in attributes.items() if isinstance(v, _WRITABLE)}
         self.traces: dict[str, Trace] = {name: trace(v) for name, v in attributes.items()}
 
     def changes(self, owner: Any) -> Iterator[tuple[str, Any, Trace, Trace]]:
@@ -220,6 +228,10 @@ class _Began:
             now = self._trace(value)
             if now is not ELSEWHERE:
                 yield name, value, self.traces.get(name, _ABSENT), now
+
+    def is_the_same(self, name: str, value: Any) -> bool:
+        """Whether a value is the tensor or array that was there, whatever it holds now."""
+        return name in self._tensors and self._tensors[name]() is value
 
 
 _Mark = tuple[int, int, int]
@@ -288,16 +300,23 @@ def _is_on(device: torch.device, value: Any) -> bool:
     return places == {device}
 
 
-def _set(owner: Any, name: str, value: Any) -> None:
-    """A tensor in place where it fits: others may have it too."""
-    held = getattr(owner, name, None)
+def _set(owner: Any, name: str, value: Any, in_place: bool) -> None:
+    """A tensor or array that is still the one of before in place: others may have it too.
+
+    In place of one that has become another, nothing is written: others may have that one as well.
+    """
+    held: Any = getattr(owner, name, None)
     value = from_plain(value, held)
-    if isinstance(held, Tensor) and isinstance(value, Tensor) and _fits(held, value):
+    if in_place and _fits(held, value):
         with torch.no_grad():
-            held.copy_(value)
+            held[...] = value
     else:
         setattr(owner, name, value)
 
 
-def _fits(one: Tensor, two: Tensor) -> bool:
-    return (one.shape, one.dtype, one.device) == (two.shape, two.dtype, two.device)
+def _fits(one: Any, two: Any) -> bool:
+    if isinstance(one, Tensor) and isinstance(two, Tensor):
+        return (one.shape, one.dtype, one.device) == (two.shape, two.dtype, two.device)
+    if isinstance(one, np.ndarray) and isinstance(two, np.ndarray):
+        return one.flags.writeable and (one.shape, one.dtype) == (two.shape, two.dtype)
+    return False

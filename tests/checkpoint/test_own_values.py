@@ -177,7 +177,7 @@ def test_a_long_list_is_told_by_its_length(make_runner):
 
     task = Task()
     held = values_after(make_runner, task, TinyModel())
-    assert held == {"task": {"seen": [task.seen, False]}}
+    assert held == {"task": {"seen": [task.seen, False, False]}}
 
 
 class Opaque:
@@ -492,7 +492,9 @@ def test_what_an_evaluation_collects_is_not_held_once_it_was_reset(make_runner):
 
     runner = make_runner({}, task=Task(), max_epochs=2)
     runner.run("train")
-    assert runner.checkpointer.beside.state_dict()["values"] == [{"task": {"best": [2.0, False]}}]
+    assert runner.checkpointer.beside.state_dict()["values"] == [
+        {"task": {"best": [2.0, False, False]}}
+    ]
 
 
 @pytest.mark.parametrize("kind", [dict, list])
@@ -519,7 +521,7 @@ def test_optimizers_of_the_run_hide_nothing_where_they_are_in_a_dict_or_list(
     with caplog.at_level("WARNING"):
         runner.run("train")
         assert runner.checkpointer.beside.state_dict()["values"] == [
-            {"task": {"steps": [3, False]}}
+            {"task": {"steps": [3, False, False]}}
         ]
     assert "no checkpoint" not in caplog.text
 
@@ -626,7 +628,7 @@ def test_a_number_of_any_length_stops_no_run(make_runner):
 
     task = Task()
     held = values_after(make_runner, task, TinyModel())
-    assert held == {"task": {"visited": [task.visited, False]}}
+    assert held == {"task": {"visited": [task.visited, False, False]}}
 
 
 def test_shapes_and_dtypes_are_held(make_runner, tmp_path, caplog):
@@ -702,3 +704,52 @@ def test_what_has_no_length_after_all_stops_no_evaluation(make_runner, make):
 
     runner = make_runner({}, task=Task(), max_epochs=1)
     assert runner.run("train").metrics
+
+
+class Carrying(TinyModel):
+    """Two states that begin with one and the same tensor, which stays what it is; and arrays."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("start", torch.zeros(3))
+        self.hidden = self.cell = self.start
+        self.wide = torch.zeros(1).expand(3)
+        self.zero = np.zeros(2)
+        self.array, self.arrays = self.zero, [self.zero, self.zero]
+
+    def carry(self):
+        self.hidden, self.cell, self.wide = torch.ones(3), torch.full((3,), 2.0), torch.ones(3)
+        self.array, self.arrays = np.ones(2), [np.full(2, 2.0), np.full(2, 3.0)]
+
+
+def test_what_others_have_too_stays_what_it_is_where_an_attribute_becomes_another():
+    model = Carrying()
+    beside = Beside(model, TinyTask())
+    beside.values.begin()
+    model.carry()
+    saved = beside.state_dict()
+    resumed = Carrying()
+    beside = Beside(resumed, TinyTask())
+    beside.values.begin()
+    beside.load_values(saved)
+    assert resumed.hidden.tolist() == [1] * 3 and resumed.cell.tolist() == [2] * 3
+    assert resumed.wide.tolist() == [1] * 3 and resumed.start.tolist() == [0] * 3
+    assert resumed.array.tolist() == [1] * 2 and resumed.zero.tolist() == [0] * 2
+    assert [array.tolist() for array in resumed.arrays] == [[2] * 2, [3] * 2]
+    assert repr(beside.state_dict()) == repr(saved)
+
+
+def test_an_array_that_others_have_too_stays_theirs():
+    def parts():
+        task, model = TinyTask(), TinyModel()
+        task.bank = model.bank = np.zeros(3)
+        beside = Beside(model, task)
+        beside.values.begin()
+        return task, model, beside
+
+    task, model, beside = parts()
+    task.bank[0] += 1
+    saved = beside.state_dict()
+    task, model, beside = parts()
+    beside.load_values(saved)
+    assert task.bank[0] == 1 and task.bank is model.bank
