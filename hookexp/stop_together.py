@@ -64,8 +64,9 @@ class Together:
         if not is_time:
             return []
         seconds = max(monotonic() - self._since, 1e-6)
+        made = self._calls - self._calls_left
         # At most twice as many as before: the next ones may take longer.
-        calls = min(int(self._calls * _SECONDS / seconds), 2 * self._calls, _MOST_CALLS)
+        calls = min(int(made * _SECONDS / seconds), 2 * made, _MOST_CALLS)
         told = dist.gather((*values, calls))
         self._calls = self._calls_left = max(min(calls for *_, calls in told), 1)
         self._since = monotonic()

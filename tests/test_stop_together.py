@@ -6,7 +6,7 @@ import pytest
 
 from hookexp import stop_together
 from hookexp.state import RunState
-from hookexp.stop_together import StopTogether
+from hookexp.stop_together import StopTogether, Together
 
 
 class Ranks:
@@ -79,3 +79,17 @@ def test_what_another_rank_has_been_sent_is_this_ones_too(monkeypatch):
     ranks.other = (143, "SIGTERM", 1)
     ranks.call(StopTogether(state), 1)
     assert (state.exit_code, state.stop_reason, state.stop_is_urgent) == (143, "SIGTERM", True)
+
+
+def test_what_is_told_at_once_makes_the_next_time_no_later(monkeypatch):
+    """Saves that all ask for in each iteration of a tenth of a second; the twice a second stays."""
+    ranks = Ranks(monkeypatch, 0.1)
+    together = Together()
+    for _ in range(20):
+        ranks.calls, ranks.now = ranks.calls + 1, ranks.now + ranks.seconds
+        together.tell(0, "", at_once=True)
+    ranks.told_at = []
+    for _ in range(20):
+        ranks.calls, ranks.now = ranks.calls + 1, ranks.now + ranks.seconds
+        together.tell(0, "")
+    assert ranks.told_at[0] - 20 <= 5

@@ -17,8 +17,9 @@ def parts_of(task: Task) -> Iterator[tuple[str, nn.Module | Tensor]]:
 
 
 def is_learned(value: Any) -> bool:
-    """Whether it is a parameter, or a tensor that an optimizer may have as well."""
-    return isinstance(value, Tensor) and value.requires_grad and value.is_leaf
+    """Whether it is a parameter, be it frozen, or a tensor that an optimizer may have as well."""
+    is_leaf = isinstance(value, Tensor) and value.requires_grad and value.is_leaf
+    return is_leaf or isinstance(value, nn.Parameter)
 
 
 def _parts(

@@ -72,7 +72,7 @@ def _form(value: Any, digests: list[Digest], seen: dict[int, tuple[int, Any]]) -
         seen[id(value)] = len(seen), value  # Kept, so that no other gets its id.
         items = value.values() if isinstance(value, dict) else value
         forms = [_form(item, digests, seen) for item in items]
-        keys = [*value] if isinstance(value, dict) else []
+        keys = [*map(_Itself, value)] if isinstance(value, dict) else []
         return None if any(form is None for form in forms) else (type(value), keys, forms)
     if isinstance(value, (np.ndarray, np.generic)):
         some = value.reshape(-1)[:: value.size // _MANY + 1]

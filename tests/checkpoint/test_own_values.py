@@ -753,3 +753,51 @@ def test_an_array_that_others_have_too_stays_theirs():
     task, model, beside = parts()
     beside.load_values(saved)
     assert task.bank[0] == 1 and task.bank is model.bank
+
+
+def test_a_dict_that_is_kept_by_tensors_stops_no_run(make_runner):
+    class Task(TinyTask):
+        def __init__(self):
+            super().__init__()
+            self.known = {torch.ones(2): 1}
+
+        def train_step(self, model, batch):
+            self.known = {torch.ones(2): 1}
+            return super().train_step(model, batch)
+
+    assert values_after(make_runner, Task(), TinyModel()) == {}
+
+
+def test_weights_that_stop_learning_in_training_are_weights(make_runner, caplog):
+    """A recurrent layer lists its weights, a task may have some that are an average of others."""
+
+    class Model(TinyModel):
+        def __init__(self):
+            super().__init__()
+            self.recurrent, self.calls = nn.LSTM(2, 2), 0
+
+        def forward(self, inputs):
+            self.calls += 1
+            self.recurrent.requires_grad_(False)
+            return super().forward(inputs)
+
+    class Task(TinyTask):
+        def __init__(self):
+            super().__init__()
+            self.average, self.steps = nn.Parameter(torch.zeros(2), requires_grad=False), 0
+
+        def train_step(self, model, batch):
+            self.steps += 1
+            self.average.lerp_(torch.ones(2), 0.5)
+            return super().train_step(model, batch)
+
+    runner = make_runner({}, task=Task(), model=Model(), max_epochs=1)
+    with caplog.at_level("WARNING"):
+        runner.run("train")
+        state = runner.checkpointer.beside.state_dict()
+    assert "no checkpoint" not in caplog.text
+    assert {path: [*values] for path, values in state["values"][0].items()} == {
+        "task": ["steps"],
+        "model": ["calls"],
+    }
+    assert state["tensors"]["task.average"].tolist() == runner.task.average.tolist()
