@@ -9,6 +9,8 @@ from torch.optim import Optimizer
 
 _Groups = Sequence[dict[str, Any]]
 _NUMBERS = (bool, int, float, tuple)
+_OF_HOOKS = "capturable"
+"""What a hook sets for a step that is captured, whatever the run before had."""
 
 
 class GroupValues:
@@ -42,7 +44,8 @@ class GroupValues:
         self._held_back, self._started_as = self._now(), started_as
         for name, optimizer in self._optimizers.items():
             for group, given in zip(optimizer.param_groups, configured[name], strict=False):
-                group.update({k: v for k, v in given.items() if type(group.get(k)) in _NUMBERS})
+                held_back = {k: v for k, v in given.items() if type(group.get(k)) in _NUMBERS}
+                group.update({k: v for k, v in held_back.items() if k != _OF_HOOKS})
 
     def put_back(self) -> None:
         """Once the start was noted."""
@@ -60,6 +63,7 @@ class GroupValues:
         self._held_back = {}
 
     def _now(self, left_out: Collection[str] = ()) -> dict[str, _Groups]:
+        left_out = {*left_out, _OF_HOOKS}
         return {
             name: [
                 {k: v for k, v in group.items() if type(v) in _NUMBERS and k not in left_out}

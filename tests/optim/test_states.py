@@ -147,3 +147,26 @@ def test_states_go_with_weights_of_another_type_and_load_as_before_from_older_fi
     loaded.load_state_dict(state)
     for parameter, entries in loaded.optimizer.state.items():
         assert entries["master"].dtype == parameter.dtype
+
+
+def test_whether_a_step_is_captured_is_left_to_the_hook_that_sets_it():
+    def wrapper():
+        parameter = nn.Parameter(torch.ones(2))
+        optimizer = torch.optim.Adam([parameter], lr=0.1)
+        return OptimWrapper({"default": optimizer}, torch.amp.GradScaler("cpu", enabled=False))
+
+    def begin(states):
+        for group in states.optimizers["default"].param_groups:
+            group["capturable"] = True
+            group["lr"] *= 0.5
+        states.group_values.note_start(())
+
+    first, rest = wrapper(), wrapper()
+    begin(first.states)
+    state = copy.deepcopy(first.state_dict())
+    rest.load_state_dict(state)
+    rest.states.hold_back_group_values(state)
+    begin(rest.states)
+    rest.states.group_values.put_back()
+    (group,) = rest.param_groups
+    assert (group["capturable"], group["lr"]) == (True, 0.05)
