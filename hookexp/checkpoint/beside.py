@@ -59,7 +59,7 @@ class Beside:
         state: dict[str, Any] = {
             "tensors": changed,
             "values": dist.gather(self.values.state_dict()),
-            "reset": sorted(map(list, self.values.reset)),
+            "seen": {what: sorted(map(list, keys)) for what, keys in self.values.seen.items()},
             "task": None if own is None else own(),
         }
         if dist.world_size() > 1:
@@ -92,7 +92,8 @@ class Beside:
 
     def load_values(self, state: Mapping[str, Any]) -> None:
         """Put back plain attributes, where hooks in `before_train` have set some by now."""
-        self.values.reset |= {(path, name) for path, name in state.get("reset", ())}
+        for what, keys in state.get("seen", {}).items():
+            self.values.seen[what] |= {(path, name) for path, name in keys}
         values = state.get("values", ())  # Older checkpoints have none.
         if len(values) == dist.world_size():
             self.values.load_state_dict(values[dist.rank()])

@@ -1,10 +1,10 @@
 """`Checkpointer`: what of a run goes into its checkpoints, and when one is put back into it.
 
-task.setup                    `note_parts`
-before_run, then training     `note_weights`: the names and shapes of weights are final
-after_load_checkpoint         `load`, all but what hooks hold
-before_train                  `restore_hooks`
-at a safe point               `save_requested`
+after task.setup      `note_parts`: what there is beside the weights
+after before_run      `note_weights`: hooks may have added some
+then                  `load`, with after_load_checkpoint: all but what hooks hold
+after before_train    `note_training`: hooks have set what they set; then `restore_hooks`
+at a safe point       `save_requested`, with before_save_checkpoint
 """
 
 from __future__ import annotations

@@ -9,24 +9,21 @@ attention map. What an evaluation has collected and the next one resets is left 
 
 from __future__ import annotations
 
-import copy
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
-from functools import cache, partial
-from operator import is_
+from collections.abc import Iterable, Iterator, Mapping
+from functools import partial
 from typing import Any
-from weakref import ref
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
 from hookexp import dist
-from hookexp.checkpoint.digest import Digest, version
+from hookexp.checkpoint.attributes import ABSENT, Began, Mark, attributes_of, mark_of, modules_in
+from hookexp.checkpoint.digest import Digest
+from hookexp.checkpoint.host_copy import HostCopy
 from hookexp.checkpoint.plain_form import PLAIN, can_be_held, from_plain, to_plain
-from hookexp.checkpoint.rank_buffers import HANDS_OUT_BUFFERS
 from hookexp.checkpoint.task_parts import parts_of
 from hookexp.checkpoint.trace import ELSEWHERE, Trace, trace
 from hookexp.device import map_tensors
@@ -36,10 +33,7 @@ logger = logging.getLogger("hookexp")
 
 _LARGE = 2**20
 """Elements with a graph that are more than a hidden state has."""
-_OF_EVERY_MODULE = frozenset(vars(nn.Module()))
-_ABSENT = Trace(form="absent")
 _NONE = trace(None)
-_WRITABLE = (Tensor, np.ndarray)
 
 
 class OwnValues:
@@ -57,24 +51,24 @@ class OwnValues:
             "optimizer" if name == "default" else f"optimizer.{name}": optimizer
             for name, optimizer in optimizers
         }
-        self._began: dict[str, _Began] = {}
+        self._began: dict[str, Began] = {}
         """What each owner was when training began, by its path."""
         self._mixed: set[str] = set()
         """Owners that keep something which cannot be held."""
         self._made: dict[tuple[str, str], Trace] = {}
         """What cannot be held and was not there at first, as it was at the last save."""
-        self._outputs: set[tuple[str, str]] = set()
-        """What has held a large tensor with a graph."""
-        self.reset: set[tuple[str, str]] = set()
-        """What evaluations reset when they begin, by path and name. It shows once there was
-        something to reset, so a resumed run has to be told what the run before had seen."""
-        self._left: dict[tuple[str, str], _Mark] = {}
+        self.seen: dict[str, set[tuple[str, str]]] = {"outputs": set(), "reset": set()}
+        """By path and name what has held a large tensor with a graph, and what evaluations reset
+        when they begin. It shows once there was one, or something to reset, so a resumed run has to
+        be told what the run before had seen."""
+        self._left: dict[tuple[str, str], Mark] = {}
         """What the last evaluation has left of it."""
         self._before_evaluation: dict[str, Any] | None = None
+        self._host_copy = HostCopy()
 
     def begin(self) -> None:
         """Note what everything is; called when training begins and nothing was put back yet."""
-        self._began = {path: _Began(owner, self._trace) for path, owner in self._owners()}
+        self._began = {path: Began(owner, self._trace) for path, owner in self._owners()}
 
     def state_dict(self) -> dict[str, Any]:
         """By owner and attribute, each with whether its tensors are where the model is, and whether
@@ -110,15 +104,17 @@ class OwnValues:
         if not self._began:
             self._task.reset_metrics()
             return
-        self._before_evaluation = copy.deepcopy(self._held())
+        self._before_evaluation = self._host_copy.copy(self._held())
         before = self._marks()
         self._task.reset_metrics()
-        self.reset |= {key for key, mark in self._marks().items() if before.get(key) != mark}
+        self.seen["reset"] |= {
+            key for key, mark in self._marks().items() if before.get(key) != mark
+        }
 
     def end_evaluation(self) -> None:
         """Called when it was not given up."""
         self._before_evaluation = None
-        self._left = {key: mark for key, mark in self._marks().items() if key in self.reset}
+        self._left = {key: mark for key, mark in self._marks().items() if key in self.seen["reset"]}
 
     def _held(self) -> dict[str, Any]:
         held: dict[str, Any] = {}
@@ -126,7 +122,7 @@ class OwnValues:
         for path, name, value, was, now in self._changed():
             key = path, name
             if not can_be_held(value):
-                if was not in (_ABSENT, _NONE) or self._is_made_again(key, now):
+                if was not in (ABSENT, _NONE) or self._is_made_again(key, now):
                     self._give_up(path, name, value)
             elif not self._is_output(key, value) and not self._is_left(key, value):
                 plain = to_plain(value)
@@ -150,19 +146,19 @@ class OwnValues:
         return not now.is_of_the_same_as(before)
 
     def _is_output(self, key: tuple[str, str], value: Any) -> bool:
-        if key not in self._outputs and _num_with_graph(value) > _LARGE:
-            self._outputs.add(key)
+        if key not in self.seen["outputs"] and _num_with_graph(value) > _LARGE:
+            self.seen["outputs"].add(key)
             if dist.rank() == 0:
                 logger.warning(
                     "%s.%s is taken for an output of its step and is in no checkpoint, since it is "
                     "large and has a graph; if the next step reads it, keep it detached",
                     *key,
                 )
-        return key in self._outputs
+        return key in self.seen["outputs"]
 
     def _is_left(self, key: tuple[str, str], value: Any) -> bool:
         """Whether an evaluation has collected it. Of numbers it may be what training goes by."""
-        return type(value) not in PLAIN and self._left.get(key) == _mark(value)
+        return type(value) not in PLAIN and self._left.get(key) == mark_of(value)
 
     def _give_up(self, path: str, name: str, value: Any) -> None:
         if path not in self._mixed and dist.rank() == 0:
@@ -183,99 +179,24 @@ class OwnValues:
         parameter = next(self._model.parameters(), None)
         return torch.device("cpu") if parameter is None else parameter.device
 
-    def _marks(self) -> dict[tuple[str, str], _Mark]:
+    def _marks(self) -> dict[tuple[str, str], Mark]:
         """Of what the task has, its metrics among it."""
         return {
-            (path, name): _mark(value)
+            (path, name): mark_of(value)
             for path, owner in self._of_the_task()
-            for name, value in _attributes(owner).items()
+            for name, value in attributes_of(owner).items()
         }
 
     def _owners(self) -> Iterator[tuple[str, Any]]:
         yield from self._of_the_task()
-        yield from _modules_in("model", self._model)
+        yield from modules_in("model", self._model)
         yield from self._optimizers.items()
 
     def _of_the_task(self) -> Iterator[tuple[str, Any]]:
         if not hasattr(self._task, "state_dict"):
             yield "task", self._task
             for path, part in parts_of(self._task):
-                yield from _modules_in(path, part)
-
-
-class _Began:
-    """What an owner's attributes were; most are numbers that nobody ever changes."""
-
-    def __init__(self, owner: Any, trace: Callable[[Any], Trace]) -> None:
-        attributes = _attributes(owner)
-        constants = {n: v for n, v in attributes.items() if type(v) in PLAIN}
-        self._names, self._values = [*constants], [*constants.values()]
-        self._others = [name for name in attributes if name not in constants]
-        self._number = len(getattr(owner, "__dict__", ()))
-        self._trace = trace
-        self._tensors = {n: ref(v) for n, v in attributes.items() if isinstance(v, _WRITABLE)}
-        self.traces: dict[str, Trace] = {name: trace(v) for name, v in attributes.items()}
-
-    def changes(self, owner: Any) -> Iterator[tuple[str, Any, Trace, Trace]]:
-        """Name and value of what may be another, with its traces then and now."""
-        attributes = getattr(owner, "__dict__", {})
-        known = map(attributes.get, self._names)
-        if len(attributes) == self._number and all(map(is_, known, self._values)):
-            found = {n: attributes[n] for n in self._others if n in attributes}
-        else:
-            found = _attributes(owner)
-        for name, value in found.items():
-            now = self._trace(value)
-            if now is not ELSEWHERE:
-                yield name, value, self.traces.get(name, _ABSENT), now
-
-    def is_the_same(self, name: str, value: Any) -> bool:
-        """Whether a value is the tensor or array that was there, whatever it holds now."""
-        return name in self._tensors and self._tensors[name]() is value
-
-
-_Mark = tuple[int, int, int]
-
-
-def _mark(value: Any) -> _Mark:
-    """What tells at a glance that a value is another, or has been added to."""
-    if isinstance(value, Tensor):
-        return id(value), 0, version(value)
-    try:
-        return id(value), len(value) if isinstance(value, Sized) else 0, 0
-    except Exception:  # An array without dimensions, a loader of data that has no length.
-        return id(value), 0, 0
-
-
-def _modules_in(path: str, part: Any) -> Iterator[tuple[str, nn.Module]]:
-    if isinstance(part, nn.Module):
-        for name, module in part.named_modules():
-            if _keeps_values(module.__class__):
-                yield f"{path}.{name}" if name else path, module
-
-
-@cache
-def _keeps_values(kind: Any) -> bool:
-    """Whether modules of a class may have what no `get_extra_state` says."""
-    return bool(kind.get_extra_state is nn.Module.get_extra_state)
-
-
-def _attributes(owner: Any) -> dict[str, Any]:
-    attributes = getattr(owner, "__dict__", {})
-    if isinstance(owner, DistributedDataParallel):
-        # A copy that the task keeps; the rest belongs to the ranks' exchange of gradients.
-        return {HANDS_OUT_BUFFERS: attributes[HANDS_OUT_BUFFERS]}
-    if isinstance(owner, nn.Module):
-        return {name: attributes[name] for name in attributes if name not in _OF_EVERY_MODULE}
-    if isinstance(owner, Optimizer):
-        hidden = _of_every_optimizer()
-        return {name: value for name, value in attributes.items() if name not in hidden}
-    return dict(attributes)
-
-
-@cache
-def _of_every_optimizer() -> frozenset[str]:
-    return frozenset(vars(Optimizer([torch.zeros(1)], {})))
+                yield from modules_in(path, part)
 
 
 def _num_with_graph(value: Any) -> int:

@@ -138,7 +138,8 @@ def test_a_resumed_run_is_the_run_that_was_not_stopped(
 def test_what_has_not_changed_is_as_the_config_says():
     task = CentredTask()
     beside = Beside(TinyModel(), task)
-    expected = {"tensors": {}, "values": [{}], "reset": [], "task": None}
+    seen = {"outputs": [], "reset": []}
+    expected = {"tensors": {}, "values": [{}], "seen": seen, "task": None}
     assert beside.state_dict() == expected
     task.loss(torch.ones(2, 1), torch.ones(2, 1))
     assert list(beside.state_dict()["tensors"]) == ["task.loss.centre"]

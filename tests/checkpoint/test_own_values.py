@@ -20,6 +20,14 @@ from hookexp.hook import Hook
 from hookexp.hooks.checkpoint import CheckpointHook
 
 
+def assert_same_end(folder, name):
+    """Of the run that was not stopped and the one that was, weights and what is kept beside."""
+    whole, resumed = (load_checkpoint(folder / run / name) for run in ("whole", "cut"))
+    for key, weight in whole["state_dict"].items():
+        assert torch.equal(weight, resumed["state_dict"][key]), key
+    assert repr(whole["beside"]) == repr(resumed["beside"])
+
+
 class Recurrent(TinyModel):
     """Carries its hidden state from batch to batch, and counts them."""
 
@@ -97,10 +105,7 @@ def test_a_resumed_run_is_the_run_that_was_not_stopped(
     for stop in stops:
         run(tmp_path / "cut", {"stop": StopAt(stop)}, resume="auto")
     run(tmp_path / "cut", {}, resume="auto")
-    whole, resumed = (load_checkpoint(tmp_path / name / "epoch_5.pth") for name in ("whole", "cut"))
-    for name, weight in whole["state_dict"].items():
-        assert torch.equal(weight, resumed["state_dict"][name]), name
-    assert repr(whole["beside"]) == repr(resumed["beside"])
+    assert_same_end(tmp_path, "epoch_5.pth")
 
 
 class Odd(TinyModel):
@@ -361,10 +366,7 @@ def test_a_resumed_run_keeps_what_is_not_plain_or_changes_seldom(
         for stop in stops:
             run(tmp_path / "cut", {"stop": StopAt(stop)}, resume="auto")
         run(tmp_path / "cut", {}, resume="auto")
-    whole, resumed = (load_checkpoint(tmp_path / name / "epoch_6.pth") for name in ("whole", "cut"))
-    for name, weight in whole["state_dict"].items():
-        assert torch.equal(weight, resumed["state_dict"][name]), name
-    assert repr(whole["beside"]) == repr(resumed["beside"])
+    assert_same_end(tmp_path, "epoch_6.pth")
     assert not [message for message in caplog.messages if "checkpoint" in message]
 
 
@@ -418,10 +420,7 @@ def test_an_evaluation_that_is_given_up_and_hooks_that_set_values_count_once(mak
     assert (tmp_path / "cut" / "epoch_2.pth").exists()
     run(tmp_path / "cut", {"stop": StopAt(8)}, resume="auto")
     run(tmp_path / "cut", {}, resume="auto")
-    whole, resumed = (load_checkpoint(tmp_path / name / "epoch_4.pth") for name in ("whole", "cut"))
-    for name, weight in whole["state_dict"].items():
-        assert torch.equal(weight, resumed["state_dict"][name]), name
-    assert repr(whole["beside"]) == repr(resumed["beside"])
+    assert_same_end(tmp_path, "epoch_4.pth")
 
 
 class Collects(TinyTask):
@@ -456,11 +455,7 @@ def test_what_an_evaluation_leaves_is_in_the_same_checkpoints_after_a_resume(
         run(tmp_path / "cut", {"stop": StopAt(stop)}, resume="auto")
     run(tmp_path / "cut", {}, resume="auto")
     for epoch in range(1, 7):
-        name = f"epoch_{epoch}.pth"
-        whole, resumed = (
-            load_checkpoint(tmp_path / run / name)["beside"] for run in ("whole", "cut")
-        )
-        assert repr(whole) == repr(resumed), name
+        assert_same_end(tmp_path, f"epoch_{epoch}.pth")
 
 
 def test_what_a_hook_sets_at_the_start_is_configuration(make_runner, tmp_path):
@@ -801,3 +796,52 @@ def test_weights_that_stop_learning_in_training_are_weights(make_runner, caplog)
         "model": ["calls"],
     }
     assert state["tensors"]["task.average"].tolist() == runner.task.average.tolist()
+
+
+class Attends(TinyModel):
+    """Keeps a map that is large, with a graph in training and without one in an evaluation."""
+
+    def forward(self, inputs):
+        outputs = super().forward(inputs)
+        self.attention = outputs.sum() + torch.zeros(1100, 1000)
+        return outputs
+
+
+class StopsBeforeAnEvaluation(Hook):
+    """As a signal does that comes when an epoch ends, so that the next process evaluates first."""
+
+    def before_val(self, runner):
+        if runner.epoch == 2:
+            runner.state.stop("a signal", urgent=True)
+
+
+class SavesAfterAnEvaluation(Hook):
+    def after_val_epoch(self, runner, metrics=None):
+        runner.save_checkpoint(f"evaluated_{runner.epoch}.pth")
+
+
+def test_an_output_is_known_to_an_evaluation_that_a_resumed_run_begins_with(make_runner, tmp_path):
+    def run(folder, hooks, **more):
+        torch.manual_seed(0)
+        hooks = {"checkpoint": CheckpointHook(), "saves": SavesAfterAnEvaluation(), **hooks}
+        parts = {"model": Attends(), "work_dir": folder, "max_epochs": 3}
+        make_runner(hooks, **parts, **more).run("train")
+
+    run(tmp_path / "whole", {})
+    run(tmp_path / "cut", {"stops": StopsBeforeAnEvaluation()}, resume="auto")
+    run(tmp_path / "cut", {}, resume="auto")
+    for name in ("evaluated_2.pth", "epoch_3.pth"):
+        assert_same_end(tmp_path, name)
+
+
+def test_an_attribute_that_takes_the_place_of_another_is_seen():
+    task, model = TinyTask(), TinyModel()
+    task.nothing, task.bank = None, torch.zeros(1)
+    beside = Beside(model, task)
+    beside.values.begin()
+    del task.nothing
+    task.steps = 3
+    assert beside.state_dict()["values"] == [{"task": {"steps": [3, False, False]}}]
+    del task.steps, task.bank
+    task.nothing, task.late = None, 5
+    assert beside.state_dict()["values"] == [{"task": {"late": [5, False, False]}}]

@@ -1,0 +1,113 @@
+"""The plain attributes of modules, tasks and optimizers: which there are, and what they were."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sized
+from functools import cache
+from operator import is_
+from typing import Any
+from weakref import ref
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim import Optimizer
+
+from hookexp.checkpoint.digest import version
+from hookexp.checkpoint.plain_form import PLAIN
+from hookexp.checkpoint.rank_buffers import HANDS_OUT_BUFFERS
+from hookexp.checkpoint.trace import ELSEWHERE, Trace
+
+ABSENT = Trace(form="absent")
+"""Of an attribute that was not there."""
+_OF_EVERY_MODULE = frozenset(vars(nn.Module()))
+_WRITABLE = (Tensor, np.ndarray)
+
+
+class Began:
+    """What an owner's attributes were; most are numbers that nobody ever changes."""
+
+    def __init__(self, owner: Any, trace: Callable[[Any], Trace]) -> None:
+        attributes = attributes_of(owner)
+        constants = {n: v for n, v in attributes.items() if type(v) in PLAIN}
+        self._constants, self._values = [*constants], [*constants.values()]
+        self._others = dict.fromkeys(name for name in attributes if name not in constants)
+        self._num_attributes = len(_all_of(owner))
+        self._trace = trace
+        self._tensors = {n: ref(v) for n, v in attributes.items() if isinstance(v, _WRITABLE)}
+        self.traces: dict[str, Trace] = {name: trace(v) for name, v in attributes.items()}
+
+    def changes(self, owner: Any) -> Iterator[tuple[str, Any, Trace, Trace]]:
+        """Name and value of what may be another, with its traces then and now."""
+        if self._has_the_same_constants(_all_of(owner)):
+            found = {name: owner.__dict__[name] for name in self._others}
+        else:
+            found = attributes_of(owner)
+        for name, value in found.items():
+            now = self._trace(value)
+            if now is not ELSEWHERE:
+                yield name, value, self.traces.get(name, ABSENT), now
+
+    def _has_the_same_constants(self, attributes: Mapping[str, Any]) -> bool:
+        """Whether they are there as they were, and no attribute has come or gone."""
+        if len(attributes) != self._num_attributes or not attributes.keys() >= self._others.keys():
+            return False
+        try:
+            return all(map(is_, map(attributes.__getitem__, self._constants), self._values))
+        except KeyError:
+            return False
+
+    def is_the_same(self, name: str, value: Any) -> bool:
+        """Whether a value is the tensor or array that was there, whatever it holds now."""
+        return name in self._tensors and self._tensors[name]() is value
+
+
+Mark = tuple[int, int, int]
+
+
+def mark_of(value: Any) -> Mark:
+    """What tells at a glance that a value is another, or has been added to."""
+    if isinstance(value, Tensor):
+        return id(value), 0, version(value)
+    try:
+        return id(value), len(value) if isinstance(value, Sized) else 0, 0
+    except Exception:  # An array without dimensions, a loader of data that has no length.
+        return id(value), 0, 0
+
+
+def modules_in(path: str, part: Any) -> Iterator[tuple[str, nn.Module]]:
+    """Those of which nothing else says what they keep, by path; none if it is no module."""
+    if isinstance(part, nn.Module):
+        for name, module in part.named_modules():
+            if _keeps_values(module.__class__):
+                yield f"{path}.{name}" if name else path, module
+
+
+@cache
+def _keeps_values(kind: Any) -> bool:
+    """Whether modules of a class may have what no `get_extra_state` says."""
+    return bool(kind.get_extra_state is nn.Module.get_extra_state)
+
+
+def attributes_of(owner: Any) -> dict[str, Any]:
+    """Those of its own, without what all modules or optimizers have."""
+    attributes = _all_of(owner)
+    if isinstance(owner, DistributedDataParallel):
+        # A copy that the task keeps; the rest belongs to the ranks' exchange of gradients.
+        return {HANDS_OUT_BUFFERS: attributes[HANDS_OUT_BUFFERS]}
+    if isinstance(owner, nn.Module):
+        return {name: attributes[name] for name in attributes if name not in _OF_EVERY_MODULE}
+    if isinstance(owner, Optimizer):
+        hidden = _of_every_optimizer()
+        return {name: value for name, value in attributes.items() if name not in hidden}
+    return dict(attributes)
+
+
+@cache
+def _of_every_optimizer() -> frozenset[str]:
+    return frozenset(vars(Optimizer([torch.zeros(1)], {})))
+
+
+def _all_of(owner: Any) -> dict[str, Any]:
+    return getattr(owner, "__dict__", {})
