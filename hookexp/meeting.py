@@ -40,9 +40,13 @@ class Meeting:
         self._thread.start()
         return self
 
-    def __exit__(self, *error: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
+        """A rank that has failed says that it asks for nothing, so that none waits for it."""
         self._is_over.set()
         self._thread.join()
+        with suppress(RuntimeError), self._lock:
+            if kind is not None and not self._has_answered:
+                self._answer()
 
     def all_ask(self) -> bool:
         """Whether all ranks do at this point; returns once each has come to it, or gone on."""
