@@ -16,6 +16,7 @@ from hookexp import dist
 from hookexp.compose.checks import require_target, whole_number
 from hookexp.compose.instantiate import instantiate
 from hookexp.compose.wording import listed, nearest
+from hookexp.data.doubts import doubts_about_order, doubts_about_shares, own_generators_of
 from hookexp.data.loader import (
     InMemory,
     Loader,
@@ -26,12 +27,7 @@ from hookexp.data.loader import (
 )
 from hookexp.data.sampler import BatchSampler
 from hookexp.data.stream import BatchStream
-from hookexp.data.tracking import (
-    doubts_about_order,
-    doubts_about_shares,
-    generators_of,
-    own_generators_of,
-)
+from hookexp.data.tracking import generators_of
 from hookexp.errors import ConfigError
 from hookexp.hook import Mode
 from hookexp.settings import TrainerSettings

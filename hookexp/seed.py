@@ -9,6 +9,9 @@ from typing import Any
 import numpy as np
 import torch
 
+GENERATORS = (torch.Generator, random.Random, np.random.Generator, np.random.RandomState)
+"""The kinds of generators that code may keep for itself beside the global ones."""
+
 
 def seed_everything(seed: int) -> None:
     """Seed Python, NumPy and torch (every device)."""

@@ -31,6 +31,7 @@ FLOORS = {
         "summary",
         "user_errors",
         "checkpoint.",
+        "data.doubts",
         "data.loader",
         "data.sampler",
         "data.prefetch",

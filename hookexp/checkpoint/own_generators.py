@@ -13,8 +13,8 @@ from torch import nn
 
 from hookexp import dist
 from hookexp.checkpoint.task_parts import parts_of
-from hookexp.data.tracking import GENERATORS
 from hookexp.hook_list import HookList
+from hookexp.seed import GENERATORS
 from hookexp.task import Task
 
 logger = logging.getLogger("hookexp")

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from hookexp.checkpoint.digest import Digest, version
 from hookexp.checkpoint.plain_form import PLAIN, has_state
 from hookexp.checkpoint.task_parts import is_learned
-from hookexp.data.tracking import GENERATORS
+from hookexp.seed import GENERATORS
 
 _CONTAINERS = (dict, list, tuple, set, frozenset, deque)
 _LONG = 4096

@@ -27,9 +27,9 @@ from torch.utils.data import (
 )
 
 from hookexp.data import workers
+from hookexp.data.doubts import telling_what_counts
 from hookexp.data.sampler import BatchSampler
 from hookexp.data.stream import BatchStream
-from hookexp.data.tracking import telling_what_counts
 from hookexp.errors import add_note
 from hookexp.seed import derive_seeds
 

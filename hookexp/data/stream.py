@@ -28,11 +28,11 @@ import torch
 from torch.utils.data import DataLoader
 
 from hookexp.data import workers
+from hookexp.data.doubts import doubts_about
 from hookexp.data.tracking import (
     Position,
     Stateful,
     copy_of,
-    doubts_about,
     generators_of,
     samplers_of,
     tracked,

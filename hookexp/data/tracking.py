@@ -3,21 +3,12 @@
 from __future__ import annotations
 
 import copy
-import logging
-import random
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
-import numpy as np
 import torch
 from torch.utils.data import BatchSampler, DataLoader, IterableDataset
-
-from hookexp import dist
-from hookexp.data.workers import settings_of
-
-logger = logging.getLogger("hookexp")
 
 
 @runtime_checkable
@@ -132,7 +123,7 @@ def tracked(batches: Iterable[Any]) -> tuple[Iterable[Any], Tracker | None]:
             vars(mine).update(dataset=rows, _iterator=None)
             return mine, Tracker(batches.dataset, rows)
         return batches, None
-    outer, stateful = _outer_and_stateful(batches)
+    outer, stateful = outer_and_stateful(batches)
     if stateful is None:
         return batches, None
     which = "sampler" if batches.batch_sampler is None else "batch_sampler"
@@ -185,131 +176,6 @@ def generators_of(batches: Iterable[Any]) -> list[torch.Generator]:
     return list(own.values())
 
 
-def own_generators_of(dataset: Any, held: Sequence[torch.Generator] = ()) -> str:
-    """Why the samples of a map-style data set may not be those of before; empty if they are.
-
-    Args:
-        held: generators that go on where they stood.
-    """
-    for name, value in getattr(dataset, "__dict__", {}).items():
-        if isinstance(value, GENERATORS) and all(value is not one for one in held):
-            return (
-                f"{type(dataset).__name__}.{name} is a generator of its own, which no checkpoint "
-                "holds: a run that is resumed is exact only if samples do not draw from it; "
-                "the global ones of Python, NumPy and torch go on exactly"
-            )
-    return ""
-
-
-@contextmanager
-def telling_what_counts(dataset: Any) -> Iterator[None]:
-    """While it is entered, samples are read; one line names a number that this has changed."""
-    before = _numbers(dataset)
-    yield
-    now = _numbers(dataset)
-    changed = [name for name, value in before.items() if now.get(name, value) != value]
-    if changed and dist.rank() == 0:
-        logger.warning(
-            "%s%s changes when samples are read, and no checkpoint holds it: a run that is resumed "
-            "is exact only if samples do not depend on it; what a sample is should follow from its "
-            "index and from random numbers, or be set by a hook",
-            *(type(dataset).__name__, changed[0]),
-        )
-
-
-def _numbers(dataset: Any) -> dict[str, Any]:
-    settings = settings_of(dataset)
-    return {name: value for name, value in settings.items() if type(value) in (int, float)}
-
-
-def doubts_about_order(loader: DataLoader[Any]) -> str:
-    """Why the batches of a loader may come in another order; empty if they do not."""
-    if loader.num_workers == 0 or getattr(loader, "in_order", True):
-        return ""
-    return (
-        "in_order=False gives batches as workers have them ready: no two runs are the same, and "
-        "one that is resumed may leave some out and give others twice"
-    )
-
-
-GENERATORS = (torch.Generator, random.Random, np.random.Generator, np.random.RandomState)
-
-
-def doubts_about(batches: Iterable[Any], is_stateful: bool) -> str:
-    """Why a pass over batches may not go on as it would have; empty if it does."""
-    if isinstance(batches, DataLoader):
-        return _doubts_about_loader(batches, is_stateful)
-    if is_stateful or isinstance(batches, (list, tuple)):
-        return ""
-    return _has_no_state(batches)
-
-
-def doubts_about_shares(batches: Iterable[Any], num_ranks: int) -> str:
-    """Why each of several ranks may train on the same batches; empty if they share them out.
-
-    They do where a sampler counts `num_replicas`, as torch's does, or where what is iterated over
-    says `shards_itself = True`.
-    """
-    dataset = getattr(batches, "dataset", batches)
-    parts = (batches, dataset, *samplers_of(batches))
-    is_shared = any(hasattr(p, "num_replicas") or getattr(p, "shards_itself", False) for p in parts)
-    if num_ranks == 1 or is_shared:
-        return ""
-    return (
-        f"each of the {num_ranks} ranks reads all of {type(dataset).__name__}, unless it gives a "
-        "rank its share: do so in __iter__ by torch.distributed.get_rank() and get_world_size(), "
-        "and write shards_itself = True in its class; a map-style data set is shared out for you"
-    )
-
-
-def _doubts_about_loader(loader: DataLoader[Any], is_stateful: bool) -> str:
-    kind = type(loader.dataset).__name__
-    if out_of_order := doubts_about_order(loader):
-        return out_of_order
-    if isinstance(loader.dataset, IterableDataset):
-        if is_stateful:
-            return ""
-        if isinstance(loader.dataset, Stateful):
-            return (
-                f"the state of {kind} is in the {loader.num_workers} workers' copies and cannot be "
-                "saved: a run that is resumed reads and drops the batches before, and is exact "
-                "only if it gives the same ones again; data.num_workers=0 resumes exactly"
-            )
-        return _has_no_state(loader.dataset)
-    outer, _ = _outer_and_stateful(loader)
-    foreign = [one for one in outer if not type(one).__module__.startswith("torch.")]
-    own = ""
-    if loader.num_workers == 0:  # Workers have copies of the data set, new ones in each pass.
-        held = [] if is_stateful else generators_of(loader)
-        own = own_generators_of(loader.dataset, held)
-    if not is_stateful:
-        return _has_no_state(foreign[0]) if foreign else own
-    if isinstance(loader, Stateful) and loader.generator is not None:
-        return (
-            f"{type(loader).__name__} has a generator of its own: a run that is resumed is exact "
-            "only if its state_dict holds that one too; without one its sampler has its own"
-        )
-    if loader.num_workers > 0:
-        return (
-            "the samples continue exactly after a resume, but what the DataLoader's "
-            f"{loader.num_workers} workers draw at random begins anew; give the data set itself as "
-            "data.train and its loader is made with a seed for each sample"
-        )
-    if foreign and not isinstance(loader, Stateful):
-        return (
-            f"{type(foreign[0]).__name__} has no state_dict and load_state_dict: a run that is "
-            "resumed is exact only if it keeps nothing from batch to batch"
-        )
-    return own
-
-
-def _has_no_state(source: Any) -> str:
-    return (
-        f"{type(source).__name__} has no state_dict and load_state_dict: a run that is resumed "
-        "reads and drops the batches before, and is exact only if it gives the same ones again"
-    )
-
-
 def samplers_of(batches: Any) -> list[Any]:
     """What says which samples form a batch, the outermost first."""
     sampler = getattr(batches, "batch_sampler", None)
@@ -322,7 +188,7 @@ def samplers_of(batches: Any) -> list[Any]:
     return found
 
 
-def _outer_and_stateful(loader: DataLoader[Any]) -> tuple[list[Any], Any]:
+def outer_and_stateful(loader: DataLoader[Any]) -> tuple[list[Any], Any]:
     """The samplers around the outermost one that has a state, and that one or None."""
     outer: list[Any] = []
     for sampler in samplers_of(loader):
