@@ -1,7 +1,8 @@
-"""The plain attributes of modules, tasks and optimizers: which there are, and what they were."""
+"""Plain attributes of modules, tasks and optimizers: which there are, what they were."""
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sized
 from functools import cache
 from operator import is_
@@ -15,14 +16,13 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
 from hookexp.checkpoint.digest import version
-from hookexp.checkpoint.plain_form import PLAIN
+from hookexp.checkpoint.plain_form import PLAIN, from_plain
 from hookexp.checkpoint.rank_buffers import HANDS_OUT_BUFFERS
 from hookexp.checkpoint.trace import ELSEWHERE, Trace
 
 ABSENT = Trace(form="absent")
 """Of an attribute that was not there."""
 _OF_EVERY_MODULE = frozenset(vars(nn.Module()))
-_WRITABLE = (Tensor, np.ndarray)
 
 
 class Began:
@@ -35,7 +35,7 @@ class Began:
         self._others = dict.fromkeys(name for name in attributes if name not in constants)
         self._num_attributes = len(_all_of(owner))
         self._trace = trace
-        self._tensors = {n: ref(v) for n, v in attributes.items() if isinstance(v, _WRITABLE)}
+        self._were = {n: _reference(attributes[n]) for n in self._others}
         self.traces: dict[str, Trace] = {name: trace(v) for name, v in attributes.items()}
 
     def changes(self, owner: Any) -> Iterator[tuple[str, Any, Trace, Trace]]:
@@ -59,8 +59,16 @@ class Began:
             return False
 
     def is_the_same(self, name: str, value: Any) -> bool:
-        """Whether a value is the tensor or array that was there, whatever it holds now."""
-        return name in self._tensors and self._tensors[name]() is value
+        """Whether a value is the tensor, list or object that was there, whatever it holds now."""
+        return name in self._were and self._were[name]() is value
+
+
+def _reference(value: Any) -> Callable[[], Any]:
+    """A weak one where there are such: not of lists and dicts, of which most are small."""
+    try:
+        return ref(value)
+    except TypeError:
+        return lambda: value
 
 
 Mark = tuple[int, int, int]
@@ -111,3 +119,39 @@ def _of_every_optimizer() -> frozenset[str]:
 
 def _all_of(owner: Any) -> dict[str, Any]:
     return getattr(owner, "__dict__", {})
+
+
+def set_attribute(owner: Any, name: str, value: Any, in_place: bool) -> None:
+    """Of what `to_plain` made; in place what is still the tensor, list or object of before.
+
+    Others may have it too. In place of one that has become another nothing is written: others may
+    have that one as well.
+    """
+    held: Any = getattr(owner, name, None)
+    value = from_plain(value, held, in_place)
+    if not in_place or not _write(held, value):
+        setattr(owner, name, value)
+
+
+def _write(held: Any, value: Any) -> bool:
+    """Make one what the other is; returns whether it can be that."""
+    if isinstance(held, Tensor) and isinstance(value, Tensor):
+        fits = (held.shape, held.dtype, held.device) == (value.shape, value.dtype, value.device)
+    elif isinstance(held, np.ndarray) and isinstance(value, np.ndarray):
+        fits = held.flags.writeable and (held.shape, held.dtype) == (value.shape, value.dtype)
+    else:
+        return _fill(held, value)
+    if fits:
+        with torch.no_grad():
+            held[...] = value
+    return fits
+
+
+def _fill(held: Any, value: Any) -> bool:
+    if type(held) is not type(value) or not isinstance(held, (list, deque, set, dict)):
+        return False
+    if getattr(held, "maxlen", None) != getattr(value, "maxlen", None):
+        return False
+    held.clear()
+    held.extend(value) if isinstance(held, (list, deque)) else held.update(value)
+    return True

@@ -20,7 +20,7 @@ from hookexp import dist
 from hookexp.checkpoint import rank_buffers
 from hookexp.checkpoint.digest import digests, version
 from hookexp.checkpoint.own_values import OwnValues
-from hookexp.checkpoint.task_parts import parts_of
+from hookexp.checkpoint.unlisted import parts_in, parts_of
 from hookexp.errors import ConfigError
 from hookexp.task import Task
 
@@ -31,7 +31,8 @@ class Beside:
     """Made when the task is set up and nothing is loaded yet.
 
     Args:
-        model: its buffers that are not persistent.
+        model: its buffers that are not persistent, and the modules and weights in its modules'
+            plain attributes.
         task: its parameters and the tensors of modules, among its attributes and in lists and
             dicts there; and what its `state_dict` returns if it has one, which `load_state_dict`
             takes back.
@@ -43,7 +44,12 @@ class Beside:
     ) -> None:
         self._model = dist.unwrap(model)
         self._task = task
-        self.values = OwnValues(model, task, optimizers)
+        self.hidden = [*parts_in(self._model)]
+        """What the model has in plain attributes; looked for once, since a save waits for it."""
+        weights = [part for _, part in self._parts() if type(part) is Tensor]
+        self._weights = {id(weight) for weight in weights}
+        """Plain tensors that require grad from the start; a later one is what a step carries on."""
+        self.values = OwnValues(model, task, optimizers, self.hidden, weights)
         tensors = dict(self._tensors())
         began = zip(tensors.items(), digests([*tensors.values()]), strict=True)
         self._began = {name: (_form(t), number) for (name, t), number in began}
@@ -120,14 +126,23 @@ class Beside:
         if buffers := dict(self._model.named_buffers()):
             persistent = self._model.state_dict(keep_vars=True)
             yield from ((f"model.{n}", b) for n, b in buffers.items() if n not in persistent)
-        parts = [] if hasattr(self._task, "state_dict") else [*parts_of(self._task)]
-        tensors = [(path, *named) for path, part in parts for named in _tensors_in(part)]
+        tensors = [
+            (path, *named)
+            for path, part in self._parts()
+            if type(part) is not Tensor or id(part) in self._weights
+            for named in _tensors_in(part)
+        ]
         if not tensors:
             return
         of_the_model = {id(t) for t in (*self._model.parameters(), *buffers.values())}
         for path, name, tensor in tensors:
             if id(tensor) not in of_the_model:
                 yield f"{path}.{name}".rstrip("."), tensor
+
+    def _parts(self) -> Iterator[tuple[str, nn.Module | Tensor]]:
+        yield from self.hidden
+        if not hasattr(self._task, "state_dict"):
+            yield from parts_of(self._task)
 
 
 def _form(tensor: Tensor) -> tuple[int, torch.Size]:

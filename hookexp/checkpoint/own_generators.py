@@ -4,32 +4,38 @@ from __future__ import annotations
 
 import logging
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from hookexp import dist
-from hookexp.checkpoint.task_parts import parts_of
+from hookexp.checkpoint.unlisted import parts_of
 from hookexp.hook_list import HookList
 from hookexp.seed import GENERATORS
 from hookexp.task import Task
 
 logger = logging.getLogger("hookexp")
+_Part = tuple[str, nn.Module | Tensor]
 _OF_EVERY_MODULE = frozenset(vars(nn.Module()))
 """Most attributes there are, none of them a generator; a look at each would take a save longer."""
 
 
-def states_of(model: nn.Module, task: Task, hooks: HookList) -> dict[str, Any]:
-    """Kind and state of each, in plain types; a task's are its own and those of its modules."""
-    return {name: [_kind(g), _state(g)] for name, g in _generators(model, task, hooks)}
+def states_of(parts: Iterable[_Part], task: Task, hooks: HookList) -> dict[str, Any]:
+    """Kind and state of each, in plain types.
+
+    Args:
+        parts: the model and others by path; a task's are its own and those of its modules.
+    """
+    return {name: [_kind(g), _state(g)] for name, g in _generators(parts, task, hooks)}
 
 
-def set_states(model: nn.Module, task: Task, hooks: HookList, states: Mapping[str, Any]) -> None:
+def set_states(
+    parts: Iterable[_Part], task: Task, hooks: HookList, states: Mapping[str, Any]
+) -> None:
     """Put back what `states_of` returned; of what is no more one line says that it begins anew."""
-    generators = dict(_generators(model, task, hooks))
+    generators = dict(_generators(parts, task, hooks))
     for name, (kind, state) in states.items():
         if name in generators and _kind(generators[name]) == kind:
             _set_state(generators[name], state)
@@ -39,10 +45,10 @@ def set_states(model: nn.Module, task: Task, hooks: HookList, states: Mapping[st
             )
 
 
-def _generators(model: nn.Module, task: Task, hooks: HookList) -> Iterator[tuple[str, Any]]:
+def _generators(parts: Iterable[_Part], task: Task, hooks: HookList) -> Iterator[tuple[str, Any]]:
     owners: list[tuple[str, Any]] = [("task", task)]
     owners += [(f"hooks.{entry.name}", entry.hook) for entry in hooks.entries]
-    for prefix, part in (("model", dist.unwrap(model)), *parts_of(task)):
+    for prefix, part in (*parts, *parts_of(task)):
         if isinstance(part, nn.Module):
             owners += [(f"{prefix}.{n}".rstrip("."), m) for n, m in part.named_modules()]
     for path, owner in owners:

@@ -10,22 +10,29 @@ attention map. What an evaluation has collected and the next one resets is left 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from hookexp import dist
-from hookexp.checkpoint.attributes import ABSENT, Began, Mark, attributes_of, mark_of, modules_in
+from hookexp.checkpoint.attributes import (
+    ABSENT,
+    Began,
+    Mark,
+    attributes_of,
+    mark_of,
+    modules_in,
+    set_attribute,
+)
 from hookexp.checkpoint.digest import Digest
 from hookexp.checkpoint.host_copy import HostCopy
-from hookexp.checkpoint.plain_form import PLAIN, can_be_held, from_plain, to_plain
-from hookexp.checkpoint.task_parts import parts_of
+from hookexp.checkpoint.plain_form import PLAIN, can_be_held, to_plain
 from hookexp.checkpoint.trace import ELSEWHERE, Trace, trace
+from hookexp.checkpoint.unlisted import parts_of
 from hookexp.device import map_tensors
 from hookexp.task import Task
 
@@ -43,7 +50,12 @@ class OwnValues:
     """
 
     def __init__(
-        self, model: nn.Module, task: Task, optimizers: Iterable[tuple[str, Optimizer]]
+        self,
+        model: nn.Module,
+        task: Task,
+        optimizers: Iterable[tuple[str, Optimizer]],
+        hidden: Sequence[tuple[str, nn.Module | Tensor]],
+        weights: Sequence[Tensor],
     ) -> None:
         self._model = dist.unwrap(model)
         self._task = task
@@ -51,6 +63,8 @@ class OwnValues:
             "optimizer" if name == "default" else f"optimizer.{name}": optimizer
             for name, optimizer in optimizers
         }
+        self._hidden = hidden
+        self._elsewhere = [*self._optimizers.values(), *weights]
         self._began: dict[str, Began] = {}
         """What each owner was when training began, by its path."""
         self._mixed: set[str] = set()
@@ -72,7 +86,7 @@ class OwnValues:
 
     def state_dict(self) -> dict[str, Any]:
         """By owner and attribute, each with whether its tensors are where the model is, and whether
-        it is the tensor or array that was there when training began, written in place.
+        it is the tensor, list or object that was there when training began, changed in place.
 
         Of the begin of an evaluation that was given up: a resumed run begins it anew.
         """
@@ -93,7 +107,7 @@ class OwnValues:
                 to = device if is_with_model else torch.device("cpu")
                 there = map_tensors(value, partial(Tensor.to, device=to))
                 try:
-                    _set(owners[path], name, there, in_place=False not in is_the_same)
+                    set_attribute(owners[path], name, there, False not in is_the_same)
                 # A property now, or a parameter; or what has a state does not take it.
                 except (AttributeError, TypeError, LookupError, ValueError, RuntimeError):
                     name = f"{path}.{name}"
@@ -172,8 +186,8 @@ class OwnValues:
         self._mixed.add(path)
 
     def _trace(self, value: Any) -> Trace:
-        elsewhere = [*self._optimizers.values()]
-        return ELSEWHERE if any(value is one for one in elsewhere) else trace(value, elsewhere)
+        is_elsewhere = any(value is one for one in self._elsewhere)
+        return ELSEWHERE if is_elsewhere else trace(value, self._elsewhere)
 
     def _device(self) -> torch.device:
         parameter = next(self._model.parameters(), None)
@@ -190,6 +204,8 @@ class OwnValues:
     def _owners(self) -> Iterator[tuple[str, Any]]:
         yield from self._of_the_task()
         yield from modules_in("model", self._model)
+        for path, part in self._hidden:
+            yield from modules_in(path, part)
         yield from self._optimizers.items()
 
     def _of_the_task(self) -> Iterator[tuple[str, Any]]:
@@ -219,25 +235,3 @@ def _is_on(device: torch.device, value: Any) -> bool:
 
     map_tensors(value, look)
     return places == {device}
-
-
-def _set(owner: Any, name: str, value: Any, in_place: bool) -> None:
-    """A tensor or array that is still the one of before in place: others may have it too.
-
-    In place of one that has become another, nothing is written: others may have that one as well.
-    """
-    held: Any = getattr(owner, name, None)
-    value = from_plain(value, held)
-    if in_place and _fits(held, value):
-        with torch.no_grad():
-            held[...] = value
-    else:
-        setattr(owner, name, value)
-
-
-def _fits(one: Any, two: Any) -> bool:
-    if isinstance(one, Tensor) and isinstance(two, Tensor):
-        return (one.shape, one.dtype, one.device) == (two.shape, two.dtype, two.device)
-    if isinstance(one, np.ndarray) and isinstance(two, np.ndarray):
-        return one.flags.writeable and (one.shape, one.dtype) == (two.shape, two.dtype)
-    return False

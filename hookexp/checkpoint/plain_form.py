@@ -1,13 +1,17 @@
 """Values that are not plain, as tensors and plain types, and back: arrays, deques, sets and so on.
 
 An object that has `state_dict` and `load_state_dict`, such as an optimizer of the task's own, is
-told by its state. It has to be there again when a run is resumed, and takes the state then.
+told by its state, and one that has nothing but values in its attributes, such as a meter, by those.
+It has to be there again when a run is resumed, and takes them then.
 """
 
 from __future__ import annotations
 
+import sys
 from collections import Counter, OrderedDict, defaultdict, deque
 from collections.abc import Callable
+from enum import Enum
+from functools import cache
 from typing import Any, Literal
 
 import numpy as np
@@ -15,12 +19,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from hookexp.checkpoint.task_parts import is_learned
-
 PLAIN = frozenset((type(None), bool, int, float, str, bytes, torch.Size, torch.dtype))
 _KEYS = (bool, int, float, str)
-_DICTS = {kind.__name__: kind for kind in (OrderedDict, Counter, defaultdict)}
+_DICTS: dict[str, Any] = {kind.__name__: kind for kind in (OrderedDict, Counter, defaultdict)}
 _ROWS = {kind.__name__: kind for kind in (deque, set, frozenset)}
+_OF_OTHERS = sys.stdlib_module_names | {"torch", "hookexp"}
+"""Packages whose objects are more than values, or none: locks, functions, parts of the run."""
 _NUMBERS = "biufcSUmM"
 """Kinds of NumPy's numbers, texts and times: those that are not objects."""
 _KIND = "kind, as hookexp holds it"
@@ -29,11 +33,11 @@ _KIND = "kind, as hookexp holds it"
 
 def can_be_held(value: Any, inside: tuple[int, ...] = ()) -> bool:
     """Whether it can be made plain, and does not lead back to one it is `inside` of."""
-    kind = type(value)
+    kind: Any = type(value)
     if kind in PLAIN or kind is complex:
         return True
     if kind is Tensor:
-        return value.layout is torch.strided and not is_learned(value)
+        return value.layout is torch.strided
     if isinstance(value, (np.ndarray, np.generic)):
         return value.dtype.kind in _NUMBERS
     if id(value) in inside:
@@ -44,7 +48,9 @@ def can_be_held(value: Any, inside: tuple[int, ...] = ()) -> bool:
         return all(type(k) in _KEYS for k in value) and all(can_be_held(i, inside) for i in items)
     if kind in (list, tuple) or kind in _ROWS.values():
         return PLAIN.issuperset(map(type, value)) or all(can_be_held(i, inside) for i in value)
-    return has_state(value) and can_be_held(_state_of(value), inside)
+    if has_state(value):
+        return can_be_held(_state_of(value), inside)
+    return _may_be_of_values(kind) and can_be_held(vars(value), inside)
 
 
 def has_state(value: Any) -> bool:
@@ -56,13 +62,32 @@ def has_state(value: Any) -> bool:
     return hasattr(value, "state_dict") and hasattr(value, "load_state_dict")
 
 
+def is_of_values(value: Any) -> bool:
+    """Whether it is an object whose attributes say what it is: all of them can be held."""
+    kind: Any = type(value)
+    if has_state(value) or not _may_be_of_values(kind):
+        return False
+    return can_be_held(vars(value), (id(value),))
+
+
+@cache
+def _may_be_of_values(kind: Any) -> bool:
+    """Of a class of somebody's own that is no kind of text, list and so on, and no enum."""
+    if kind.__module__.partition(".")[0] in _OF_OTHERS or issubclass(kind, (nn.Module, Enum)):
+        return False
+    if any(vars(base).get("__slots__") for base in kind.__mro__):
+        return False
+    return kind.__new__ is object.__new__ and kind.__dictoffset__ != 0
+
+
 def to_plain(value: Any) -> Any:
     """Of a value that can be held; itself where it is plain."""
     kind = type(value)
     if kind in PLAIN:
         return value
     if isinstance(value, Tensor):
-        return value.detach()
+        is_leaf = value.requires_grad and value.is_leaf
+        return {_KIND: "leaf", "values": value.detach()} if is_leaf else value.detach()
     if kind is dict:
         return {key: to_plain(item) for key, item in value.items()}
     if kind in (list, tuple):
@@ -81,25 +106,34 @@ def to_plain(value: Any) -> Any:
         if kind is deque:
             return {_KIND: kind.__name__, "items": rows, "maxlen": value.maxlen}
         return {_KIND: kind.__name__, "items": sorted(rows, key=repr)}  # A set has no order.
-    return {_KIND: "state", "of": kind.__name__, "state": to_plain(value.state_dict())}
+    if has_state(value):
+        return {_KIND: "state", "of": kind.__name__, "state": to_plain(value.state_dict())}
+    return {_KIND: "object", "of": kind.__name__, "items": to_plain(vars(value))}
 
 
-def from_plain(saved: Any, held: Any) -> Any:
+def from_plain(saved: Any, held: Any, in_place: bool = False) -> Any:
     """What `to_plain` was given; `held` is what is there now: an object takes its state.
+
+    Args:
+        in_place: whether an object of values takes them too, or a new one of its class does.
 
     Raises:
         LookupError: if it takes something that is not there.
     """
     if type(saved) is dict:
         if _KIND in saved:
-            return _MAKERS[saved[_KIND]](saved, held)
-        known = held if isinstance(held, dict) else {}
-        return {key: from_plain(item, known.get(key)) for key, item in saved.items()}
+            return _MAKERS[saved[_KIND]](saved, held, in_place)
+        return _items(saved, held, in_place)
     if type(saved) in (list, tuple) and not PLAIN.issuperset(map(type, saved)):
         fits = isinstance(held, (list, tuple)) and len(held) == len(saved)
         pairs = zip(saved, held if fits else [None] * len(saved), strict=True)
-        return type(saved)(from_plain(*pair) for pair in pairs)
+        return type(saved)(from_plain(*pair, in_place) for pair in pairs)
     return saved
+
+
+def _items(saved: dict[Any, Any], held: Any, in_place: bool) -> dict[Any, Any]:
+    known = held if isinstance(held, dict) else {}
+    return {key: from_plain(item, known.get(key), in_place) for key, item in saved.items()}
 
 
 def _state_of(value: Any) -> Any:
@@ -113,44 +147,63 @@ def _kind_of_array(value: Any) -> str:
     return "array" if isinstance(value, np.ndarray) else "scalar"
 
 
-def _array(saved: dict[str, Any], held: Any) -> Any:
+def _leaf(saved: dict[str, Any], held: Any, in_place: bool) -> Any:
+    """A tensor that requires grad; in place, since an optimizer may have it too."""
+    values = saved["values"]
+    if in_place and type(held) is Tensor and held.shape == values.shape and held.is_leaf:
+        with torch.no_grad():
+            return held.copy_(values)
+    return values.clone().requires_grad_()
+
+
+def _array(saved: dict[str, Any], held: Any, in_place: bool) -> Any:
     flat = np.frombuffer(saved["bytes"], dtype=saved["dtype"])
     return flat.reshape(saved["shape"], order=saved["order"]).copy(saved["order"])
 
 
-def _scalar(saved: dict[str, Any], held: Any) -> Any:
-    return _array(saved, None)[()]
-
-
-def _rows(saved: dict[str, Any], held: Any) -> Any:
-    items = from_plain(saved["items"], None)
+def _rows(saved: dict[str, Any], held: Any, in_place: bool) -> Any:
+    known = [*held] if isinstance(held, deque) else None
+    items = from_plain(saved["items"], known, in_place)
     kind = _ROWS[saved[_KIND]]
     if kind is deque:
         return deque(items, saved["maxlen"])
     return kind(items)
 
 
-def _dict(saved: dict[str, Any], held: Any) -> Any:
-    kind, items = _DICTS[saved[_KIND]], from_plain(saved["items"], None)
-    if kind is not defaultdict:
-        return kind(items)
+def _dict(saved: dict[str, Any], held: Any, in_place: bool) -> Any:
+    kind, items = saved[_KIND], _items(saved["items"], held, in_place)
+    if kind != defaultdict.__name__:
+        return _DICTS[kind](items)
     if not isinstance(held, defaultdict):
         raise LookupError("a defaultdict has to be there, which knows its function")
     return defaultdict(held.default_factory, items)
 
 
-def _state(saved: dict[str, Any], held: Any) -> Any:
+def _state(saved: dict[str, Any], held: Any, in_place: bool) -> Any:
     if not has_state(held) or type(held).__name__ != saved["of"]:
         raise LookupError(f"a {saved['of']} has to be there")
     held.load_state_dict(from_plain(saved["state"], None))
     return held
 
 
-_MAKERS: dict[str, Callable[[dict[str, Any], Any], Any]] = {
-    "complex": lambda saved, held: complex(*saved["parts"]),
+def _object(saved: dict[str, Any], held: Any, in_place: bool) -> Any:
+    kind: Any = type(held)
+    if not _may_be_of_values(kind) or kind.__name__ != saved["of"]:
+        raise LookupError(f"a {saved['of']} has to be there")
+    items = _items(saved["items"], vars(held), in_place)
+    target = held if in_place else object.__new__(kind)
+    vars(target).clear()
+    vars(target).update(items)
+    return target
+
+
+_MAKERS: dict[str, Callable[[dict[str, Any], Any, bool], Any]] = {
+    "complex": lambda saved, held, in_place: complex(*saved["parts"]),
+    "leaf": _leaf,
     "array": _array,
-    "scalar": _scalar,
+    "scalar": lambda saved, held, in_place: _array(saved, held, in_place)[()],
     "state": _state,
+    "object": _object,
     **dict.fromkeys(_ROWS, _rows),
     **dict.fromkeys(_DICTS, _dict),
 }

@@ -12,8 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from hookexp.checkpoint.digest import Digest, version
-from hookexp.checkpoint.plain_form import PLAIN, has_state
-from hookexp.checkpoint.task_parts import is_learned
+from hookexp.checkpoint.plain_form import PLAIN, has_state, is_of_values
 from hookexp.seed import GENERATORS
 
 _CONTAINERS = (dict, list, tuple, set, frozenset, deque)
@@ -48,7 +47,8 @@ def trace(value: Any, elsewhere: Sequence[Any] = ()) -> Trace:
     What has a state of its own is never the same again: it says itself what it is, at a save.
 
     Args:
-        elsewhere: what counts as the same inside of a value, whatever of it changes.
+        elsewhere: what counts as the same inside of a value, whatever of it changes; a tensor there
+            is a weight.
     """
     found = Trace()
     seen = {id(one): (number, one) for number, one in enumerate(elsewhere)}
@@ -61,18 +61,20 @@ def _form(value: Any, digests: list[Digest], seen: dict[int, tuple[int, Any]]) -
     if type(value) in PLAIN or type(value) is complex:
         return type(value), value if isinstance(value, int) else repr(value)
     if isinstance(value, Tensor):
-        return None if is_learned(value) else _form_of_tensor(value, digests)
+        is_weight = isinstance(value, nn.Parameter) or id(value) in seen
+        return None if is_weight else _form_of_tensor(value, digests)
     if isinstance(value, (nn.Module, *GENERATORS)):
         return None
     if isinstance(value, _CONTAINERS) and len(value) > _LONG:
         return _Itself(value), len(value)
     if id(value) in seen:
         return _Again, seen[id(value)][0]
-    if isinstance(value, _CONTAINERS):
+    if isinstance(value, _CONTAINERS) or is_of_values(value):
         seen[id(value)] = len(seen), value  # Kept, so that no other gets its id.
-        items = value.values() if isinstance(value, dict) else value
+        holds = value if isinstance(value, _CONTAINERS) else vars(value)
+        items = holds.values() if isinstance(holds, dict) else holds
         forms = [_form(item, digests, seen) for item in items]
-        keys = [*map(_Itself, value)] if isinstance(value, dict) else []
+        keys = [*map(_Itself, holds)] if isinstance(holds, dict) else []
         return None if any(form is None for form in forms) else (type(value), keys, forms)
     if isinstance(value, (np.ndarray, np.generic)):
         some = value.reshape(-1)[:: value.size // _MANY + 1]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from collections import Counter, defaultdict, deque
+from enum import Enum
 from pathlib import Path
 
 import numpy as np
@@ -66,6 +68,83 @@ class BaselineTask(TinyTask):
         return {"loss": loss * share}
 
 
+class LearnsItsState(TinyModel):
+    """Carries a state that requires grad, cut off from the step before."""
+
+    def __init__(self):
+        super().__init__()
+        self.cell = nn.GRUCell(4, 4)
+        self.hidden = torch.zeros(1, 4, requires_grad=True)
+        self.start = self.hidden
+
+    def forward(self, inputs):
+        hidden = self.cell(inputs, self.hidden.expand(len(inputs), 4))
+        if self.training:
+            self.hidden = hidden.mean(0, keepdim=True).detach().requires_grad_()
+        return super().forward(hidden + self.start)
+
+
+class HidesATeacher(TinyModel):
+    """Keeps it in a plain list, so that it is none of the model's parameters; makes noise there."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner.teachers = [nn.Linear(4, 4).requires_grad_(False)]
+        self.inner.teachers[0].noise = torch.Generator().manual_seed(0)
+        self.inner.teachers[0].calls = 0
+
+    def forward(self, inputs):
+        teacher = self.inner.teachers[0]
+        if self.training:
+            teacher.calls += 1
+            teacher.weight.lerp_(torch.randn(4, 4, generator=teacher.noise), 0.1)
+        return super().forward(inputs + teacher(inputs)) * (1 + teacher.calls % 3)
+
+
+class Meter:
+    def __init__(self):
+        self.total, self.seen, self.last = 0.0, [], None
+
+    def update(self, loss):
+        self.total += loss.item()
+        self.seen.append(self.total)
+        self.last = loss.detach()
+
+
+class Policy:
+    """A weight that only its own optimizer knows."""
+
+    def __init__(self):
+        self.weight = torch.ones(3, requires_grad=True)
+
+
+class KeepsObjects(TinyTask):
+    """Meters, one of them under two names, a list that a closure has, weights in an object."""
+
+    def __init__(self):
+        super().__init__()
+        self.meters = {"loss": Meter(), "last": Meter()}
+        self.loss_meter, self.newest = self.meters["loss"], Meter()
+        self.policy = Policy()
+        self.optimizer = torch.optim.Adam([self.policy.weight], lr=0.01)
+        self.history = history = []
+        self.note = history.append
+        self.length = history.__len__
+
+    def train_step(self, model, batch):
+        loss = super().train_step(model, batch)["loss"]
+        self.optimizer.zero_grad()
+        (loss.detach() * self.policy.weight.square().sum()).backward()
+        self.optimizer.step()
+        self.loss_meter.update(loss)
+        self.newest = Meter()
+        self.newest.update(loss)
+        self.meters["last"].update(self.newest.last)
+        self.note(loss.item())
+        share = sum(meter.total for meter in self.meters.values()) + self.length()
+        return {"loss": loss * (share % 2 + self.policy.weight.detach().sum())}
+
+
 class Slowing(torch.optim.SGD):
     """Counts its steps in itself, and keeps a tensor there."""
 
@@ -88,6 +167,9 @@ class Slowing(torch.optim.SGD):
         (BaselineTask, TinyModel, torch.optim.SGD),
         (TinyTask, Recurrent, torch.optim.SGD),
         (TinyTask, TinyModel, Slowing),
+        (TinyTask, LearnsItsState, torch.optim.SGD),
+        (TinyTask, HidesATeacher, torch.optim.SGD),
+        (KeepsObjects, TinyModel, torch.optim.SGD),
     ],
 )
 def test_a_resumed_run_is_the_run_that_was_not_stopped(
@@ -182,14 +264,14 @@ def test_a_long_list_is_told_by_its_length(make_runner):
 
     task = Task()
     held = values_after(make_runner, task, TinyModel())
-    assert held == {"task": {"seen": [task.seen, False, False]}}
+    assert held == {"task": {"seen": [task.seen, False, True]}}
 
 
 class Opaque:
-    """An object that says nothing of its state."""
+    """An object that says nothing of its state, and has more in it than values."""
 
-    def append(self, value):
-        self.value = value
+    def __init__(self):
+        self.lock = threading.Lock()
 
 
 class Unready(Opaque):
@@ -748,6 +830,69 @@ def test_an_array_that_others_have_too_stays_theirs():
     task, model, beside = parts()
     beside.load_values(saved)
     assert task.bank[0] == 1 and task.bank is model.bank
+
+
+@pytest.mark.parametrize(
+    ("make", "change"),
+    [
+        (list, lambda value: value.append({"loss": 1.0})),
+        (dict, lambda value: value.update(a=[1])),
+        (lambda: deque([0], maxlen=1), lambda value: value.append(2)),
+        (set, lambda value: value.add("a")),
+        (lambda: defaultdict(list), lambda value: value["a"].append(1)),
+        (Meter, lambda value: value.update(torch.ones(()))),
+        (lambda: torch.zeros(2, requires_grad=True), lambda value: value.data.add_(1)),
+    ],
+)
+def test_what_others_have_too_stays_theirs(make, change):
+    def parts():
+        task, model = TinyTask(), TinyModel()
+        task.bank = model.inner.bank = make()
+        beside = Beside(model, task)
+        beside.values.begin()
+        return task, model, beside
+
+    task, _, beside = parts()
+    change(task.bank)
+    saved, changed = beside.state_dict(), repr(to_plain(task.bank))
+    task, model, beside = parts()
+    beside.load_state_dict(saved)
+    beside.load_values(saved)
+    assert repr(to_plain(task.bank)) == changed
+    assert repr(beside.state_dict()) == repr(saved)
+    assert task.bank is model.inner.bank
+
+
+def test_an_object_that_is_another_leaves_the_one_before_as_it_was():
+    def parts():
+        task = TinyTask()
+        task.meter = task.first = Meter()
+        beside = Beside(TinyModel(), task)
+        beside.values.begin()
+        return task, beside
+
+    task, beside = parts()
+    task.meter = Meter()
+    task.meter.update(torch.ones(()))
+    saved = beside.state_dict()
+    task, beside = parts()
+    beside.load_values(saved)
+    assert (task.meter.total, task.first.total) == (1, 0)
+
+
+class Phase(Enum):
+    WARMUP = 1
+    MAIN = 2
+
+
+def test_a_member_of_an_enum_is_told(caplog):
+    task = TinyTask()
+    task.phase = Phase.WARMUP
+    beside = Beside(TinyModel(), task)
+    beside.values.begin()
+    task.phase = Phase.MAIN
+    assert beside.state_dict()["values"] == [{}]
+    assert "task.phase (Phase) changes in training" in caplog.text
 
 
 def test_a_dict_that_is_kept_by_tensors_stops_no_run(make_runner):

@@ -1,0 +1,52 @@
+"""Modules and weights that no module lists: a task's, and those in a model's plain attributes.
+
+A task is no module. A model may keep a teacher in a plain list, so that it is none of its parts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from torch import Tensor, nn
+
+from hookexp.checkpoint.attributes import attributes_of, modules_in
+from hookexp.checkpoint.plain_form import PLAIN
+from hookexp.task import Task
+
+
+def parts_of(task: Task) -> Iterator[tuple[str, nn.Module | Tensor]]:
+    """By path, such as `task.loss` or `task.losses.0`, where they are in a list or dict."""
+    for name, value in vars(task).items():
+        yield from _parts(value, f"task.{name}")
+
+
+def parts_in(model: nn.Module) -> Iterator[tuple[str, nn.Module | Tensor]]:
+    """By path, such as `model.head.teachers.0`, without what the model itself lists."""
+    listed = {id(module) for module in model.modules()}
+    listed |= {id(parameter) for parameter in model.parameters()}
+    for path, module in modules_in("model", model):
+        for name, value in attributes_of(module).items():
+            for found, part in _parts(value, f"{path}.{name}"):
+                if id(part) not in listed:
+                    yield found, part
+
+
+def is_weight(value: Any) -> bool:
+    """Whether it is a parameter, be it frozen, or a tensor that an optimizer may have as well."""
+    is_leaf = isinstance(value, Tensor) and value.requires_grad and value.is_leaf
+    return is_leaf or isinstance(value, nn.Parameter)
+
+
+def _parts(
+    value: Any, path: str, inside: tuple[int, ...] = ()
+) -> Iterator[tuple[str, nn.Module | Tensor]]:
+    if type(value) in PLAIN or id(value) in inside:
+        return  # The latter leads back to itself.
+    if isinstance(value, nn.Module) or is_weight(value):
+        yield path, value
+    elif isinstance(value, (dict, list, tuple)):
+        items = value.items() if isinstance(value, dict) else enumerate(value)
+        if not PLAIN.issuperset(map(type, value.values() if isinstance(value, dict) else value)):
+            for key, item in items:
+                yield from _parts(item, f"{path}.{key}", (*inside, id(value)))
