@@ -12,6 +12,7 @@ import time
 from contextlib import suppress
 from itertools import count
 from threading import Event, Lock, Thread
+from typing import Any
 
 import torch.distributed as td
 
@@ -27,10 +28,10 @@ class Meeting:
     """Entered by all ranks; `begin_anew` and `go_on` are called by all, as often by each."""
 
     def __init__(self) -> None:
-        store = td.distributed_c10d._get_default_store()
+        store: Any = td.distributed_c10d._get_default_store()  # Its types lack `timeout`.
         self._store = td.distributed_c10d.PrefixStore(f"hookexp/{next(_numbers)}", store)
-        self._point = 0
-        self._question = 0
+        self._longest_wait = store.timeout.total_seconds()
+        self._point = self._question = 0
         self._has_answered = False
         self._lock = Lock()
         self._is_over = Event()
@@ -49,15 +50,24 @@ class Meeting:
                 self._answer()
 
     def all_ask(self) -> bool:
-        """Whether all ranks do at this point; returns once each has come to it, or gone on."""
+        """Whether all ranks do at this point; returns once each has come to it, or gone on.
+
+        Raises:
+            RuntimeError: where one does not come, in the time that ranks wait for each other.
+        """
         with self._lock:
             if self._has_answered:
                 return False
             self._tell_where()
             self._num_here(1)
             self._answer()
-        seconds = _SECONDS_OF_FIRST_WAIT
+        seconds, until = _SECONDS_OF_FIRST_WAIT, time.monotonic() + self._longest_wait
         while not self._store.check([self._key("all")]):
+            if time.monotonic() > until:
+                raise RuntimeError(
+                    "a rank has not come to the safe point of the others in "
+                    f"{self._longest_wait:.0f} seconds: it was killed, or hangs"
+                )
             time.sleep(seconds)
             seconds = min(1.5 * seconds, _SECONDS_OF_LONGEST_WAIT)
         return self._num_here(0) == dist.world_size()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import timedelta
 from threading import Thread
 from typing import Any
 
@@ -82,3 +83,13 @@ def test_one_that_has_gone_on_is_not_waited_for(meet):
 
     assert meet(asks, goes_on) == [False]
     assert waits
+
+
+def test_a_rank_that_never_comes_is_not_waited_for_without_end(monkeypatch):
+    """It was killed, and nothing ends the others."""
+    store = td.HashStore()
+    store.set_timeout(timedelta(seconds=0.1))
+    monkeypatch.setattr(td.distributed_c10d, "_get_default_store", lambda: store)
+    monkeypatch.setattr("hookexp.dist.world_size", lambda: 2)
+    with Meeting() as one, pytest.raises(RuntimeError, match="a rank has not come"):
+        one.all_ask()
