@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -29,7 +30,7 @@ from hookexp.loops import EvalLoop, TrainLoop
 from hookexp.message_hub import MessageHub
 from hookexp.signals import StopSignals
 from hookexp.state import FetchClock, Phase, RunState, SaveRequest
-from hookexp.summary import SUMMARY_FILE, Summary
+from hookexp.summary import SUMMARY_FILE, Summary, ending
 from hookexp.user_errors import mistake_of_the_task, note_what_it_was_given
 
 if TYPE_CHECKING:
@@ -191,16 +192,8 @@ class Runner:
             with workers.unheeded():
                 self._close_loaders()
         summary = self._summarize(time.monotonic() - started)
-        if self.rank == 0:
-            try:
-                summary.write(self.work_dir, mode)
-            except OSError as error:
-                self.logger.warning("the summary could not be written: %s", error)
-        try:
-            self.hooks.after_run(self)
-        except BaseException as failure:
-            self._try_all([partial(self.hooks.on_exception, self, error=failure)])
-            raise
+        with ending(self.work_dir) if self.rank == 0 and mode == "train" else nullcontext():
+            self._end(summary)
         if self.rank == 0:
             self._tell_user(summary)
         # A signal that came since has left what was going on to end.
@@ -300,6 +293,18 @@ class Runner:
         self.param_schedulers.bind(self.optim_wrapper.optimizers, max_epochs, self.max_optim_steps)
 
     # -- the end --------------------------------------------------------------------------------
+
+    def _end(self, summary: Summary) -> None:
+        if self.rank == 0:
+            try:
+                summary.write(self.work_dir, self.mode)
+            except OSError as error:
+                self.logger.warning("the summary could not be written: %s", error)
+        try:
+            self.hooks.after_run(self)
+        except BaseException as failure:
+            self._try_all([partial(self.hooks.on_exception, self, error=failure)])
+            raise
 
     def _close_loaders(self) -> None:
         """End their workers, also those of loaders that hooks have exchanged for others."""

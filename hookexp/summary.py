@@ -7,8 +7,8 @@ import math
 import os
 import re
 import shlex
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from hookexp.host_time import Shares
 from hookexp.monitor import infer_rule, is_better
 
 SUMMARY_FILE = "summary.json"
+_ENDING = ".ending"
 
 
 @dataclass
@@ -109,7 +110,7 @@ class Summary:
         """How a run in this folder ended; None if there is none, or this budget lets it go on."""
         try:
             saved = json.loads((folder / SUMMARY_FILE).read_text(encoding="utf-8"))
-            if not saved["is_final"]:
+            if not saved["is_final"] or (folder / _ENDING).exists():
                 return None
             if (saved["max_epochs"], saved["max_iters"]) != (max_epochs, max_iters):
                 return None
@@ -199,6 +200,19 @@ class Summary:
             with suppress(OSError):
                 temporary.unlink(missing_ok=True)
             raise
+
+
+@contextmanager
+def ending(folder: Path) -> Iterator[None]:
+    """Mark a folder while hooks do what they do after a run: one that is killed there is not over.
+
+    Its summary is there by then, for those that copy it.
+    """
+    with suppress(OSError):
+        (folder / _ENDING).touch()
+    yield
+    with suppress(OSError):
+        (folder / _ENDING).unlink(missing_ok=True)
 
 
 def _as_value(path: str) -> str:

@@ -21,6 +21,7 @@ from hookexp.errors import ConfigError
 from hookexp.hook import Hook
 from hookexp.hook_list import HookList
 from hookexp.hooks.checkpoint import CheckpointHook
+from hookexp.summary import Summary
 
 
 def files(folder: Path) -> list[str]:
@@ -328,6 +329,28 @@ def test_published_weights_have_their_name_once_they_are_whole(make_runner, monk
     with pytest.raises(OSError):
         train(make_runner, epochs=1, published_keys="state_dict")
     assert not list((make_runner().work_dir).glob("*.safetensors"))
+
+
+def raise_generator_exit(*args):
+    """Nothing handles it, so that the files are those that a signal leaves which kills."""
+    raise GeneratorExit
+
+
+def test_a_run_that_is_killed_while_it_ends_publishes_after_a_resume(
+    make_runner, tmp_path, monkeypatch
+):
+    def run():
+        hooks = {"checkpoint": CheckpointHook(published_keys="state_dict")}
+        make_runner(hooks, max_epochs=1, resume="auto", work_dir=tmp_path).run("train")
+
+    with monkeypatch.context() as patched, pytest.raises(GeneratorExit):
+        patched.setattr("hookexp.hooks.checkpoint.publish", raise_generator_exit)
+        run()
+    assert (tmp_path / "summary.json").exists() and not [*tmp_path.glob("epoch_1-*")]
+    assert Summary.of_run_that_is_over(tmp_path, 1, None) is None
+    run()
+    assert len([*tmp_path.glob("epoch_1-*.safetensors")]) == 1
+    assert Summary.of_run_that_is_over(tmp_path, 1, None) is not None
 
 
 def test_a_failed_run_publishes_nothing(make_runner):
