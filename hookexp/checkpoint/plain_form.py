@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sys
 from collections import Counter, OrderedDict, defaultdict, deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from enum import Enum
 from functools import cache
 from typing import Any, Literal
@@ -20,7 +20,10 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 PLAIN = frozenset((type(None), bool, int, float, str, bytes, torch.Size, torch.dtype))
-_KEYS = (bool, int, float, str)
+CONTAINERS = (dict, list, tuple, set, frozenset, deque)
+_LONG = 4096
+"""Items from which on only the length of a list or dict is looked at: a vocabulary, a buffer."""
+_KEYS = frozenset((bool, int, float, str))
 _DICTS: dict[str, Any] = {kind.__name__: kind for kind in (OrderedDict, Counter, defaultdict)}
 _ROWS = {kind.__name__: kind for kind in (deque, set, frozenset)}
 _OF_OTHERS = sys.stdlib_module_names | {"torch", "hookexp"}
@@ -44,13 +47,16 @@ def can_be_held(value: Any, inside: tuple[int, ...] = ()) -> bool:
         return False
     inside = (*inside, id(value))
     if kind is dict or kind in _DICTS.values():
-        items = value.values()
-        return all(type(k) in _KEYS for k in value) and all(can_be_held(i, inside) for i in items)
+        return _KEYS.issuperset(map(type, value)) and _all_can_be_held(value.values(), inside)
     if kind in (list, tuple) or kind in _ROWS.values():
-        return PLAIN.issuperset(map(type, value)) or all(can_be_held(i, inside) for i in value)
+        return _all_can_be_held(value, inside)
     if has_state(value):
         return can_be_held(_state_of(value), inside)
     return _may_be_of_values(kind) and can_be_held(vars(value), inside)
+
+
+def _all_can_be_held(values: Iterable[Any], inside: tuple[int, ...]) -> bool:
+    return PLAIN.issuperset(map(type, values)) or all(can_be_held(v, inside) for v in values)
 
 
 def has_state(value: Any) -> bool:
@@ -62,12 +68,18 @@ def has_state(value: Any) -> bool:
     return hasattr(value, "state_dict") and hasattr(value, "load_state_dict")
 
 
+def is_long(value: Any) -> bool:
+    """Of a list, dict and so on."""
+    return isinstance(value, CONTAINERS) and len(value) > _LONG
+
+
 def is_of_values(value: Any) -> bool:
-    """Whether it is an object whose attributes say what it is: all of them can be held."""
+    """Whether it is an object whose attributes say what it is, as far as a look at it tells."""
     kind: Any = type(value)
     if has_state(value) or not _may_be_of_values(kind):
         return False
-    return can_be_held(vars(value), (id(value),))
+    short = [one for one in vars(value).values() if not is_long(one)]
+    return _all_can_be_held(short, (id(value),))
 
 
 @cache

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,12 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from hookexp.checkpoint.digest import Digest, version
-from hookexp.checkpoint.plain_form import PLAIN, has_state, is_of_values
+from hookexp.checkpoint.plain_form import CONTAINERS, PLAIN, has_state, is_long, is_of_values
 from hookexp.seed import GENERATORS
 
-_CONTAINERS = (dict, list, tuple, set, frozenset, deque)
-_LONG = 4096
-"""Items from which on only the length of a list or dict is looked at: a vocabulary, a buffer."""
 _MANY = 2**20
 """Elements of a tensor or array from which on some are looked at, evenly spread."""
 
@@ -65,13 +61,13 @@ def _form(value: Any, digests: list[Digest], seen: dict[int, tuple[int, Any]]) -
         return None if is_weight else _form_of_tensor(value, digests)
     if isinstance(value, (nn.Module, *GENERATORS)):
         return None
-    if isinstance(value, _CONTAINERS) and len(value) > _LONG:
+    if is_long(value):
         return _Itself(value), len(value)
     if id(value) in seen:
         return _Again, seen[id(value)][0]
-    if isinstance(value, _CONTAINERS) or is_of_values(value):
+    if isinstance(value, CONTAINERS) or is_of_values(value):
         seen[id(value)] = len(seen), value  # Kept, so that no other gets its id.
-        holds = value if isinstance(value, _CONTAINERS) else vars(value)
+        holds = value if isinstance(value, CONTAINERS) else vars(value)
         items = holds.values() if isinstance(holds, dict) else holds
         forms = [_form(item, digests, seen) for item in items]
         keys = [*map(_Itself, holds)] if isinstance(holds, dict) else []

@@ -252,19 +252,33 @@ def test_a_large_output_is_told_and_not_held(make_runner, caplog):
     assert len(told) == 1 and told[0].startswith("model.attention is taken for an output")
 
 
+class Notes:
+    def __init__(self):
+        self.lines = ["a line"] * 5000
+
+
+class Vocabulary:
+    def __init__(self):
+        self.words = {f"word {number}": number for number in range(5000)}
+
+
 def test_a_long_list_is_told_by_its_length(make_runner):
     class Task(TinyTask):
         def __init__(self):
             super().__init__()
-            self.words, self.seen = ["a word"] * 5000, [0] * 5000
+            self.words, self.seen, self.notes = ["a word"] * 5000, [0] * 5000, Notes()
+            self.vocabulary = Vocabulary()
 
         def train_step(self, model, batch):
             self.seen.append(len(self.seen))
+            self.notes.lines.append("a line")
             return super().train_step(model, batch)
 
     task = Task()
     held = values_after(make_runner, task, TinyModel())
-    assert held == {"task": {"seen": [task.seen, False, True]}}
+    assert [*held["task"]] == ["notes", "seen"]
+    assert held["task"]["seen"] == [task.seen, False, True]
+    assert held["task"]["notes"][0]["items"] == {"lines": task.notes.lines}
 
 
 class Opaque:
