@@ -37,7 +37,7 @@ _KIND = "kind, as hookexp holds it"
 def can_be_held(value: Any, inside: tuple[int, ...] = ()) -> bool:
     """Whether it can be made plain, and does not lead back to one it is `inside` of."""
     kind: Any = type(value)
-    if kind in PLAIN or kind is complex:
+    if kind in PLAIN or kind is complex or isinstance(value, Enum):
         return True
     if kind is Tensor:
         return value.layout is torch.strided
@@ -97,6 +97,8 @@ def to_plain(value: Any) -> Any:
     kind = type(value)
     if kind in PLAIN:
         return value
+    if isinstance(value, Enum):
+        return {_KIND: "enum", "of": kind.__name__, "name": value.name}
     if isinstance(value, Tensor):
         is_leaf = value.requires_grad and value.is_leaf
         return {_KIND: "leaf", "values": value.detach()} if is_leaf else value.detach()
@@ -198,6 +200,12 @@ def _state(saved: dict[str, Any], held: Any, in_place: bool) -> Any:
     return held
 
 
+def _enum(saved: dict[str, Any], held: Any, in_place: bool) -> Any:
+    if not isinstance(held, Enum) or type(held).__name__ != saved["of"]:
+        raise LookupError(f"a {saved['of']} has to be there")
+    return type(held)[saved["name"]]
+
+
 def _object(saved: dict[str, Any], held: Any, in_place: bool) -> Any:
     kind: Any = type(held)
     if not _may_be_of_values(kind) or kind.__name__ != saved["of"]:
@@ -214,6 +222,7 @@ _MAKERS: dict[str, Callable[[dict[str, Any], Any, bool], Any]] = {
     "leaf": _leaf,
     "array": _array,
     "scalar": lambda saved, held, in_place: _array(saved, held, in_place)[()],
+    "enum": _enum,
     "state": _state,
     "object": _object,
     **dict.fromkeys(_ROWS, _rows),

@@ -899,14 +899,23 @@ class Phase(Enum):
     MAIN = 2
 
 
-def test_a_member_of_an_enum_is_told(caplog):
-    task = TinyTask()
-    task.phase = Phase.WARMUP
-    beside = Beside(TinyModel(), task)
-    beside.values.begin()
-    task.phase = Phase.MAIN
-    assert beside.state_dict()["values"] == [{}]
-    assert "task.phase (Phase) changes in training" in caplog.text
+def test_a_member_of_an_enum_comes_back_as_itself(caplog):
+    def parts():
+        task = TinyTask()
+        task.phase, task.late = Phase.WARMUP, None
+        task.phases = {"loss": Phase.WARMUP}
+        beside = Beside(TinyModel(), task)
+        beside.values.begin()
+        return task, beside
+
+    task, beside = parts()
+    task.phase = task.late = task.phases["loss"] = Phase.MAIN
+    saved = beside.state_dict()
+    task, beside = parts()
+    beside.load_values(saved)
+    assert task.phase is task.phases["loss"] is Phase.MAIN
+    assert task.late is None
+    assert caplog.messages == ["task.late is not what it was in the checkpoint, and begins anew"]
 
 
 def test_a_dict_that_is_kept_by_tensors_stops_no_run(make_runner):
