@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ from hookexp.runner import Runner
 from hookexp.state import SaveRequest
 
 _FILE = "verify.pth"
+_LOG = "scalars.jsonl"
 _CLOCK = ("time", "data_time")
 _LIKELY = {
     "state_dict": "the forward pass or the optimizer depends on something that is not saved: "
@@ -81,7 +83,7 @@ def verify_resume(cfg: DictConfig, work_dir: Path) -> None:
             f"not verified: two runs from the same start differ already ({difference}); "
             "try trainer.deterministic=true"
         )
-    part = difference.split(".")[0].split(":")[0]
+    part = re.split(r"[.:\[]", difference, maxsplit=1)[0]
     raise ConfigError(
         f"not verified: after a resume {difference}. Likely: {_LIKELY.get(part, 'unknown')}"
         f"{_hooks_without_state(cfg)}"
@@ -130,6 +132,8 @@ class _SaveAndStop(Hook):
 def _train(cfg: DictConfig, folder: Path, iters: int, resume: Path | None) -> dict[str, Any]:
     """The state a run has after 2n iterations, and what it logged after n."""
     folder.mkdir(parents=True, exist_ok=True)
+    if dist.rank() == 0:  # Of a verification before this one, whose rows are not of this run.
+        (folder / _LOG).unlink(missing_ok=True)
     cfg = cfg.copy()
     OmegaConf.set_struct(cfg, False)
     cfg.mode, cfg.load_from, cfg.resume = "train", None, None if resume is None else str(resume)
@@ -158,8 +162,7 @@ def _train(cfg: DictConfig, folder: Path, iters: int, resume: Path | None) -> di
     state["hooks"].pop("checkpoint", None)
     # What is measured when it is logged (speed, memory, ...) is of the machine, not of the run.
     measured = {key.rpartition("/")[2] for key in runner.message_hub.gauges}
-    log = folder / "scalars.jsonl"
-    rows = _rows_after(log, iters, {*_CLOCK, *measured}) if runner.rank == 0 else []
+    rows = _rows_after(folder / _LOG, iters, {*_CLOCK, *measured}) if runner.rank == 0 else []
     return {**HostCopy().copy(state), "log": rows}
 
 

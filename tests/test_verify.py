@@ -156,3 +156,28 @@ def test_a_hook_that_forgets_is_found(tmp_path):
 def test_a_run_that_never_is_the_same_is_told_apart(tmp_path):
     with pytest.raises(ConfigError, match="two runs from the same start differ already"):
         verify(tmp_path, f"+hooks.mine._target_={__name__}.Undetermined")
+
+
+def test_a_verification_that_failed_in_the_same_folder_does_not_count(tmp_path, caplog):
+    with pytest.raises(ConfigError, match="not verified"):
+        verify(tmp_path, f"+hooks.mine._target_={__name__}.Forgetful", "hooks.logger.interval=1")
+    with caplog.at_level("INFO"):
+        verify(tmp_path, f"+hooks.mine._target_={__name__}.Remembering", "hooks.logger.interval=1")
+    assert "bit for bit" in caplog.text
+
+
+class Counting(Hook):
+    """What it logs depends on how often it was called, which it does not save."""
+
+    def __init__(self):
+        self.count = 0
+
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+        self.count += 1
+        runner.message_hub.update_scalar("train/count", torch.tensor(float(self.count)))
+
+
+def test_a_cause_is_known_where_a_row_of_the_log_differs(tmp_path):
+    said = r"after a resume log\[0\]\.count: .*Likely: what is logged depends on something"
+    with pytest.raises(ConfigError, match=said):
+        verify(tmp_path, f"+hooks.mine._target_={__name__}.Counting", "hooks.logger.interval=1")
