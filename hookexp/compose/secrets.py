@@ -14,11 +14,16 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 MASK = "***"
-_NAMES = r"(?:password|passwd|token|secret|api_?key)"
-_SECRET_KEY = re.compile(rf"(^|[_.\-]){_NAMES}$", re.IGNORECASE)
+_NAMES = r"(?i:password|passwd|token|secret|api_?key)"
+_BEGIN = r"(?:^|[^A-Za-z0-9]|(?<=[a-z0-9])(?=[A-Z]))"
+"""Of a word of a key, also in `dbPassword`."""
+_SECRET_KEY = re.compile(rf"{_BEGIN}{_NAMES}$")
+_VALUE = r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|\[[^\]]*\]|[^,}\]]+"""
 _SECRET_WORD = re.compile(
-    rf"(?P<key>(?:^|[_.+\-\s,]){_NAMES})=(?!\$\{{|{re.escape(MASK)})[^,\s]+", re.IGNORECASE
+    rf"(?P<key>{_BEGIN}{_NAMES}['\"]?\s*[=:])(?!\s*['\"]?(?:\{{|\$\{{|{re.escape(MASK)}))"
+    rf"(?P<space>\s*)(?:{_VALUE})"
 )
+"""Of the command line: `a.password=...`, and `{password: ...}` in what another key is set to."""
 
 
 def masked(value: Any, key: str = "") -> Any:
@@ -29,7 +34,7 @@ def masked(value: Any, key: str = "") -> Any:
         return [masked(item, key) for item in value]
     if not isinstance(value, (str, int, float)) or isinstance(value, bool):
         return value
-    if isinstance(value, str) and "=" in value:
+    if isinstance(value, str):
         value = masked_words(value)
     is_secret = _SECRET_KEY.search(key) and not str(value).startswith("${")
     return MASK if is_secret else value
@@ -37,7 +42,7 @@ def masked(value: Any, key: str = "") -> Any:
 
 def masked_words(text: str) -> str:
     """Words of the command line, with the values of secret keys replaced."""
-    return _SECRET_WORD.sub(rf"\g<key>={MASK}", text)
+    return _SECRET_WORD.sub(rf"\g<key>\g<space>{MASK}", text)
 
 
 def save_config(cfg: DictConfig, work_dir: Path) -> None:

@@ -10,6 +10,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from hookexp.compose.lr_find import without_the_search
+from hookexp.compose.secrets import masked_words
 
 _OF_AN_EVALUATION = ("experiment", "data", "model", "task")
 
@@ -36,7 +37,7 @@ def words_of_a_training() -> str:
 
 
 def _typed(wanted: Callable[[str], str]) -> str:
-    """What is wanted of each word of the command line, quoted for a shell."""
+    """What is wanted of each word of the command line, quoted for a shell, without secrets."""
     if not HydraConfig.initialized():
         return ""
     config = HydraConfig.get()
@@ -45,5 +46,5 @@ def _typed(wanted: Callable[[str], str]) -> str:
     words = [f"--config-dir {shlex.quote(path)}" for path in dirs]
     for override in map(str, config.overrides.task):
         if word := wanted(override):
-            words.append(shlex.quote(word))
+            words.append(shlex.quote(masked_words(word)))
     return " ".join(words)

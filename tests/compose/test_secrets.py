@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import pytest
+
 from hookexp.compose.secrets import MASK, masked, masked_words
+from hookexp.data.digits import Digits
 
 SECRET = "hunter2"
 
@@ -11,6 +14,7 @@ def test_keys_whose_last_word_is_secret_are_masked():
     config = {
         "api_key": SECRET,
         "wandb": {"settings": {"auth_token": SECRET, "token": "${oc.env:TOKEN}"}},
+        "accessToken": SECRET,
         "tokens": 5,
         "secret_santa": "no secret",
         "passwords": [SECRET],
@@ -21,6 +25,7 @@ def test_keys_whose_last_word_is_secret_are_masked():
     assert masked(config) == {
         "api_key": MASK,
         "wandb": {"settings": {"auth_token": MASK, "token": "${oc.env:TOKEN}"}},
+        "accessToken": MASK,
         "tokens": 5,
         "secret_santa": "no secret",
         "passwords": [SECRET],
@@ -38,9 +43,53 @@ def test_words_of_the_command_line():
     assert masked_words("data.tokens=3") == "data.tokens=3"
 
 
+@pytest.mark.parametrize(
+    "word",
+    [
+        "+db={{host: h, password: {}, port: 1}}",
+        "+db={{host: h, 'password': \"{}, {}\"}}",
+        "+dbs=[{{api_key: {}}}]",
+        "+db.password='{}, {}'",
+        "+db.password={} {}",
+        "+db.token=[{},{}]",
+        "+db.dbPassword={}",
+    ],
+)
+def test_a_secret_in_any_syntax(word):
+    text = masked_words(word.format(SECRET, SECRET))
+    assert SECRET not in text and MASK in text
+
+
+@pytest.mark.parametrize(
+    "word",
+    [
+        "+db={host: h, token: ${oc.env:X}, password: '${oc.env:Y}'}",
+        "model.token={dim: 64, depth: 2}",
+        "data.train.tokenizer=bpe",
+        "+note=a:b",
+    ],
+)
+def test_what_is_no_secret_in_any_syntax(word):
+    assert masked_words(word) == word
+
+
+class Guarded(Digits):
+    def __init__(self, split, api_key):
+        super().__init__(split)
+
+
+def test_what_to_type_next_is_told_without_secrets(cli):
+    words = [f"data.train._target_={__name__}.Guarded", f"+data.train.api_key={SECRET}"]
+    answer = cli(*words, "trainer.fast_dev_run=true", "hydra.run.dir=mine")
+    assert "test it: " in answer.out and "api_key=***" in answer.out
+    for path in (path for path in (answer.folder / "mine").rglob("*") if path.is_file()):
+        assert SECRET.encode() not in path.read_bytes(), path
+
+
 def test_no_file_of_a_run_or_a_sweep_holds_one(cli, stub_runs, monkeypatch):
     monkeypatch.setenv("MY_TOKEN", SECRET)
     secret = [f"+data.api_key={SECRET}", "+data.token=${oc.env:MY_TOKEN}"]
+    secret.append(f"+data.db={{host: h, password: {SECRET}}}")
     assert cli(*secret).code == 0
     assert cli("-m", "optimizer.lr=0.1,0.2", *secret).code == 0
     files = [p for p in (cli("--help").folder / "outputs").rglob("*") if p.is_file()]
