@@ -33,7 +33,7 @@ from hookexp.compose.modes import check_mode
 from hookexp.compose.named_sets import SetSearchPath, check_taken_away
 from hookexp.compose.old_keys import drop_keys_of_old_targets
 from hookexp.compose.register import register
-from hookexp.compose.secrets import save_config
+from hookexp.compose.secrets import masked_words, save_config
 from hookexp.compose.startup import collector_paused, resume_collector
 from hookexp.compose.streams import make_sturdy
 from hookexp.compose.typed import words_of_an_evaluation
@@ -86,7 +86,12 @@ def run_job(cfg: DictConfig) -> float | None:
     try:
         if config.mode == RunMode.MULTIRUN:  # A single run is checked before it has a folder.
             _check_job(cfg, work_dir)
-        with restored_process_state(), _warnings_logged(), _importable(*_user_folders()):
+        with (
+            restored_process_state(),
+            _warnings_logged(),
+            _importable(*_user_folders()),
+            _command_line_masked(),
+        ):
             return _run(cfg, work_dir)
     except Exception as error:
         _tell(error, work_dir, time.monotonic() - began)
@@ -182,6 +187,17 @@ def _warnings_logged() -> Iterator[None]:
         yield
     finally:
         logging.captureWarnings(False)
+
+
+@contextmanager
+def _command_line_masked() -> Iterator[None]:
+    """Secrets are not in the words of the process either, which W&B saves and uploads."""
+    before = list(sys.argv)
+    sys.argv[1:] = [masked_words(word) for word in before[1:]]
+    try:
+        yield
+    finally:
+        sys.argv[:] = before
 
 
 @contextmanager

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 
 from hookexp.compose.secrets import MASK, masked, masked_words
 from hookexp.data.digits import Digits
+from hookexp.hook import Hook
 
 SECRET = "hunter2"
 
@@ -84,6 +87,22 @@ def test_what_to_type_next_is_told_without_secrets(cli):
     assert "test it: " in answer.out and "api_key=***" in answer.out
     for path in (path for path in (answer.folder / "mine").rglob("*") if path.is_file()):
         assert SECRET.encode() not in path.read_bytes(), path
+
+
+class KeepsWords(Hook):
+    """As W&B does."""
+
+    def before_run(self, runner):
+        (runner.work_dir / "words.txt").write_text(" ".join(sys.argv))
+
+
+def test_what_saves_the_command_line_saves_no_secret(cli):
+    words = [f"+hooks.keeps._target_={__name__}.KeepsWords", f"+mine.password={SECRET}"]
+    answer = cli(*words, "trainer.fast_dev_run=true", "hydra.run.dir=mine")
+    assert answer.code == 0
+    kept = (answer.folder / "mine" / "words.txt").read_text()
+    assert SECRET not in kept and "+mine.password=***" in kept
+    assert f"+mine.password={SECRET}" in sys.argv
 
 
 def test_no_file_of_a_run_or_a_sweep_holds_one(cli, stub_runs, monkeypatch):
