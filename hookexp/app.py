@@ -24,7 +24,7 @@ from hookexp.compose.checks import check_config
 from hookexp.compose.command_line import CommandLine
 from hookexp.compose.completion import prepare
 from hookexp.compose.conf_dir import VERSION_BASE, conf_dir
-from hookexp.compose.folders import FolderInUse, refuse_used
+from hookexp.compose.folders import FolderInUse, refuse_used, unwritable
 from hookexp.compose.help_text import versions
 from hookexp.compose.isolation import restored_process_state
 from hookexp.compose.lock import locked
@@ -106,7 +106,10 @@ def _run(cfg: DictConfig, work_dir: Path) -> float | None:
     refuse_used(work_dir, cfg)
     check_taken_away(cfg, HydraConfig.get().runtime.choices)
     with locked(work_dir):
-        save_config(cfg, work_dir)
+        try:
+            save_config(cfg, work_dir)
+        except OSError as error:
+            raise unwritable("hydra.run.dir", work_dir, error) from error
         from hookexp import dist
 
         drop_keys_of_old_targets(cfg, [str(w) for w in HydraConfig.get().overrides.task])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from hookexp.compose.folders import unwritable
@@ -45,8 +45,9 @@ def lock(folder: Path) -> None:
             "another folder with hydra.run.dir=FOLDER. The lock ends with that process, however it "
             f"ends: deleting {_LOCK_FILE} is never needed, and would let two runs write here"
         ) from None
-    os.ftruncate(descriptor, 0)
-    os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+    with suppress(OSError):  # On a full disk the folder is locked all the same.
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
     _held[path] = descriptor
 
 

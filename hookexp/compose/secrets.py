@@ -7,6 +7,7 @@ as what it stands for: a resolved config is never written anywhere.
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,9 @@ def save_config(cfg: DictConfig, work_dir: Path) -> None:
     """Write `.hydra/{config,hydra,overrides}.yaml`, as Hydra does, without the secrets.
 
     Where a run was trained an evaluation writes its own into `.hydra_test` (or `_val`) beside it.
+
+    Raises:
+        OSError: if the folder takes no file.
     """
     folder = work_dir / ".hydra"
     if cfg.mode in ("val", "test") and folder.exists():
@@ -68,4 +72,13 @@ def mask_file(path: Path) -> None:
 
 
 def _write(content: Any, path: Path) -> None:
-    path.write_text(OmegaConf.to_yaml(OmegaConf.create(masked(content))), encoding="utf-8")
+    """Replace a file; on a full disk the one before stays whole."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    text = OmegaConf.to_yaml(OmegaConf.create(masked(content)))
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        temporary.replace(path)
+    except OSError:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
+import resource
+import subprocess
+import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -152,6 +156,26 @@ def test_an_unwritable_folder_ends_in_one_line(cli: Callable[..., Any], stub_run
     assert answer.code == 1
     assert answer.message.startswith("hookexp: hydra.run.dir=file/run: cannot be written")
     assert stub_runs == []
+
+
+def test_where_no_file_finds_room_one_line_says_so_and_what_was_there_is_whole(
+    cli: Callable[..., Any], stub_runs: Runs
+) -> None:
+    assert cli("hydra.run.dir=run").code == 0
+    config = Path("run/.hydra/config.yaml")
+    before = config.read_text()
+    for words in (["hydra.run.dir=run", "resume=auto"], ["hydra.run.dir=another"]):
+        command = [sys.executable, "-m", "hookexp", *words]
+        run = subprocess.run(
+            command,
+            capture_output=True,
+            text=True,
+            preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0)),
+        )
+        (line,) = run.stderr.splitlines()
+        assert run.returncode == 1
+        assert re.search(r"hydra.run.dir=\S+: cannot be written \(file too large\)", line)
+    assert config.read_text() == before
 
 
 def test_a_sweep_over_finished_runs_leaves_them_alone(
