@@ -9,6 +9,7 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.experimental.callback import Callback
+from hydra.types import RunMode
 from omegaconf import DictConfig, read_write
 
 from hookexp.compose import sweep_table
@@ -69,6 +70,10 @@ class RunCallback(Callback):
             check_name(config)
             claim_sweep_folder(config)
             sweep_table.begin(config)
+
+    def on_job_start(self, config: DictConfig, **kwargs: Any) -> None:
+        if config.hydra.mode == RunMode.MULTIRUN:
+            sweep_table.hide_secrets()
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
         failed = job_return.status is JobStatus.FAILED

@@ -10,6 +10,7 @@ import glob
 import hashlib
 import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf, read_write
@@ -27,27 +28,35 @@ class FolderInUse(ConfigError):
     """A folder holds a run already; nothing in it is touched."""
 
 
-def job_folder(number: int, overrides: str, sweep_dir: str, resume: str | None) -> str:
+def job_folder(
+    number: int, overrides: str, sweep_dir: str, resume: str | None, words: Sequence[str]
+) -> str:
     """Resolver `hookexp.job_folder`: `3_hooks-+ema_optimizer.lr-0.1` for a job of a sweep.
 
     The same for the same overrides, so that a sweep that is issued again finds its folders; with
     `resume=auto` also those of jobs that had another number then.
     Made of characters that can stand in an override without quotes: `load_from=FOLDER`.
+
+    Args:
+        overrides: those that name the folder, in one string, which does not tell where one ends.
+        words: all overrides, one by one.
     """
-    words = _words_of_folder(masked_words(overrides))
-    name = f"{number}_{words}" if words else str(number)
-    if resume != "auto" or not words or (Path(sweep_dir) / name).exists():
+    for word in words:
+        overrides = overrides.replace(word, masked_words(word))
+    text = _text_of_folder(overrides)
+    name = f"{number}_{text}" if text else str(number)
+    if resume != "auto" or not text or (Path(sweep_dir) / name).exists():
         return name
-    before = (path.name for path in Path(sweep_dir).glob(f"*_{glob.escape(words)}"))
+    before = (path.name for path in Path(sweep_dir).glob(f"*_{glob.escape(text)}"))
     return next((old for old in sorted(before) if old.partition("_")[0].isdigit()), name)
 
 
-def _words_of_folder(overrides: str) -> str:
-    words = re.sub(r"[^\w.+-]+", "-", overrides).rstrip("_-. ")
-    if len(words) <= _MAX_WORDS:
-        return words
+def _text_of_folder(overrides: str) -> str:
+    text = re.sub(r"[^\w.+-]+", "-", overrides).rstrip("_-. ")
+    if len(text) <= _MAX_WORDS:
+        return text
     digest = hashlib.sha256(overrides.encode()).hexdigest()[:8]
-    return f"{words[: _MAX_WORDS - 9]}-{digest}"
+    return f"{text[: _MAX_WORDS - 9]}-{digest}"
 
 
 def claim_run_folder(cfg: DictConfig) -> None:

@@ -72,12 +72,18 @@ def begin(cfg: DictConfig) -> None:
     _running[:] = [_Sweep(Path(str(cfg.hydra.sweep.dir)).absolute(), time.time())]
 
 
+def hide_secrets() -> None:
+    """Mask what Hydra has written of the sweep of this process; a killed one leaves it behind."""
+    for sweep in _running:
+        mask_file(sweep.folder / "multirun.yaml")
+
+
 def end() -> None:
     """Print the table of the sweep that `begin` announced, if there was one."""
     if not _running:
         return
+    hide_secrets()
     sweep = _running.pop()
-    mask_file(sweep.folder / "multirun.yaml")
     jobs = read_jobs(sweep.folder, since=sweep.began - 2.0)
     if jobs:
         _show(jobs, sweep)

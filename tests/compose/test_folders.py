@@ -99,7 +99,7 @@ def test_a_folder_without_permission(tmp_path: Path) -> None:
 
 
 def name_of_job(number: int, overrides: str) -> str:
-    return job_folder(number, overrides, "nowhere", None)
+    return job_folder(number, overrides, "nowhere", None, [])
 
 
 def test_a_jobs_folder_can_be_typed_and_is_not_too_long() -> None:
@@ -111,6 +111,20 @@ def test_a_jobs_folder_can_be_typed_and_is_not_too_long() -> None:
     assert len(name) <= 96
     assert name == name_of_job(1, long) != name_of_job(1, f"{long}x")
     assert not set(name) & set("/=,[]{}' :")
+
+
+def test_a_secret_hides_no_other_word_of_a_sweeps_folders(
+    cli: Callable[..., Any], stub_runs: Runs
+) -> None:
+    words = ("-m", "hydra.sweep.dir=sweep", "resume=auto", "+data.api_key=hunter2")
+    for values in ("0.1,0.2", "0.2,0.1"):
+        assert cli(*words, f"optimizer.lr={values}").code == 0
+    assert [folder.name for _, folder in stub_runs] == [
+        "0_+data.api_key-_optimizer.lr-0.1",
+        "1_+data.api_key-_optimizer.lr-0.2",
+        "1_+data.api_key-_optimizer.lr-0.2",
+        "0_+data.api_key-_optimizer.lr-0.1",
+    ]
 
 
 def test_a_sweep_in_another_order_finds_the_folders_of_the_same_overrides(

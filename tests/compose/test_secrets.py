@@ -105,6 +105,18 @@ def test_what_saves_the_command_line_saves_no_secret(cli):
     assert f"+mine.password={SECRET}" in sys.argv
 
 
+def test_while_a_sweep_runs_its_file_holds_no_secret(cli, monkeypatch):
+    seen = []
+
+    def look(cfg, work_dir):
+        seen.append((work_dir.parent / "multirun.yaml").read_text())
+
+    monkeypatch.setattr("hookexp.build.summary_of_finished_run", look)
+    cli("-m", "hydra.sweep.dir=sweep", f"+mine.password={SECRET}", "trainer.fast_dev_run=true")
+    assert len(seen) == 1
+    assert SECRET not in seen[0] and "+mine.password=***" in seen[0]
+
+
 def test_no_file_of_a_run_or_a_sweep_holds_one(cli, stub_runs, monkeypatch):
     monkeypatch.setenv("MY_TOKEN", SECRET)
     secret = [f"+data.api_key={SECRET}", "+data.token=${oc.env:MY_TOKEN}"]
