@@ -86,7 +86,8 @@ def in_plain_words(error: BaseException, runner: Runner) -> ConfigError | None:
 
 def as_a_failure(error: SystemExit, runner: Runner) -> ConfigError:
     """The message for `sys.exit()` in the midst of a run, which would look like its end."""
-    where = ", ".join(getattr(error, "__notes__", [])) or _where(runner)
+    hooks = [note for note in getattr(error, "__notes__", []) if note.startswith("in hook ")]
+    where = ", ".join(hooks) or _where(runner)
     return ConfigError(
         f"sys.exit({'' if error.code is None else error.code}) was called {where}: the run is not "
         f'finished. To end one well call runner.state.stop("why"). {_what_is_left(runner)}'

@@ -383,6 +383,18 @@ def test_an_exit_in_the_midst_of_a_run_is_not_its_end(make_runner, point):
     assert any(runner.work_dir.glob("exception_iter_*.pth")) == (point != "after_run")
 
 
+def test_an_exit_in_a_task_says_when(make_runner):
+    class Leaves(TinyTask):
+        def val_step(self, model, batch):
+            sys.exit(3)
+
+    runner = make_runner(parts(), max_epochs=2, task=Leaves())
+    with pytest.raises(
+        ConfigError, match=r"sys.exit\(3\) was called on cpu in the validation after"
+    ):
+        runner.run("train")
+
+
 def test_a_state_that_cannot_be_taken_names_its_hook(make_runner):
     class Stateful(Hook):
         def state_dict(self):

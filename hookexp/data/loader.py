@@ -250,7 +250,13 @@ class _SeededSamples(Dataset[Any]):
         np.random.seed(seed & 0xFFFFFFFF)
         torch.default_generator.manual_seed(seed)
         try:
-            return self.dataset[index]
+            return self._item(index)
         except Exception as error:
             add_note(error, f"while sample {index} of {type(self.dataset).__name__} was read")
             raise
+
+    def _item(self, index: int) -> Any:
+        try:
+            return self.dataset[index]
+        except StopIteration as error:  # Loops would take it for the end of the data.
+            raise RuntimeError("__getitem__ raised StopIteration, as next() does") from error

@@ -73,6 +73,24 @@ def test_an_error_of_a_data_set_says_which_sample_it_was(num_workers):
     assert "while sample 13 of Torn was read" in text
 
 
+class Dry(Dataset):
+    """Reads from a stream that ends before it should."""
+
+    def __len__(self):
+        return 6
+
+    def __getitem__(self, index):
+        return next(iter([])) if index == 4 else torch.tensor(index)
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork.*:DeprecationWarning")
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_a_sample_that_ends_a_stream_does_not_end_the_data(num_workers):
+    loader = WorkerLoader(Dry(), BatchSampler(6, 2, seed=0, shuffle=False), num_workers=num_workers)
+    with pytest.raises(RuntimeError, match="__getitem__ raised StopIteration"):
+        list(loader.iterate(0))
+
+
 class Counting(Augmented):
     """Samples that depend on how many were read; what only the first one sets is no count."""
 
