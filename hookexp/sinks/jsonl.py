@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hookexp.append_file import AppendFile
@@ -27,9 +28,17 @@ class JsonlSink(Sink):
 
     Args:
         filename: the file's name inside the run's folder.
+
+    Raises:
+        ValueError: for a name with a folder in it, which may lead elsewhere.
     """
 
     def __init__(self, filename: str = "scalars.jsonl") -> None:
+        if Path(filename).name != filename or filename in ("", "..") or "\\" in filename:
+            raise ValueError(
+                f"sinks.jsonl.filename={filename}: use a plain file name, such as scalars.jsonl, "
+                "and no folder in it"
+            )
         self.filename = filename
         self._file: AppendFile | None = None
         self._encode = json.JSONEncoder(allow_nan=False).encode

@@ -116,3 +116,9 @@ def test_another_filename(make_run, tmp_path):
     sink.close()
 
     assert (tmp_path / "numbers.jsonl").exists()
+
+
+@pytest.mark.parametrize("filename", ["../up.jsonl", "/tmp/up.jsonl", "sub/up.jsonl", "..", ""])
+def test_a_name_leads_out_of_no_folder(filename):
+    with pytest.raises(ValueError, match=r"use a plain file name, such as scalars\.jsonl"):
+        JsonlSink(filename)
