@@ -138,13 +138,38 @@ class BatchStream:
         return _begin_and_drop(number)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Let the next `iterate` begin where the state was asked for."""
+        """Let the next `iterate` begin where the state was asked for.
+
+        Between two passes a source stands there at once, so that what hooks set before the next
+        one, such as an epoch, is not undone by it.
+        """
         if self._tracker is None and state["source"] is not None:
             state = _begin_and_drop(state["in_pass"])  # It has workers now, or is another.
         if _is_between(state):
             self._set_own(state["generators"].get("own", ()))
-        if not _is_between(state) or state["source"] is not None:
-            self._to_resume = state
+            if state["source"] is None:
+                return
+            end = _position_in(state)
+            if not self._has_gone_over(end):
+                self._end = end
+                return
+        self._to_resume = state
+
+    def _has_gone_over(self, end: Position) -> bool:
+        """Put a source to the end of a pass; whether what it gives then is the next pass.
+
+        It is what a source gives that had begun the next one when it was asked.
+        """
+        generators, own = rng_state(), self._own_states()
+        self._load(end.source)
+        ahead = []
+        if end.ended_by:
+            batches = self._begin()
+            self._drop(batches, end.again)
+            ahead = list(islice(batches, 1)) if end.ended_by == "data" else []
+        set_rng_state(generators)
+        self._set_own(own)
+        return bool(ahead)
 
     def apart(self, number: int) -> Iterator[Any]:
         """Batches of copies, which do not move this stream, while it stands before that number.
@@ -196,7 +221,9 @@ class BatchStream:
             self._end, self._began_from = self._end_of(number, one), None
             # Where all of a pass was read before the stop, the source has yet to be put there.
             had_ended = was_resumed and state is not None and bool(_position_in(state).ended_by)
-            state = self._between(self._end) if had_ended else None
+            end, state = self._end, None
+            if had_ended and end is not None and self._has_gone_over(end):
+                state = self._between(end)
             is_dry = number == one.began_at and not was_resumed
             if not self.endless or is_dry:
                 self._to_resume = state
@@ -234,21 +261,12 @@ class BatchStream:
             if hasattr(sampler, "set_epoch"):
                 sampler.set_epoch(first // len(self) if isinstance(self.batches, Sized) else first)
 
-    def _after(self, position: Position) -> Iterator[Any]:
-        """The pass after the one that ended at a position, begun as in the run that was stopped."""
-        generators, own = rng_state(), self._own_states()
-        self._load(position.source)
-        if not position.ended_by:
-            return self._begin()
+    def _after(self, end: Position) -> Iterator[Any]:
+        """The pass that a source had gone over to when it was asked where another one had ended."""
+        self._load(end.source)
         batches = self._begin()
-        self._drop(batches, position.again)
-        if position.ended_by == "data":
-            ahead = list(islice(batches, 1))
-            if ahead:  # The source had gone over to this pass when it was asked.
-                return chain(ahead, batches)
-        set_rng_state(generators)
-        self._set_own(own)
-        return self._begin()
+        self._drop(batches, end.again)
+        return batches
 
     def _resumed(self, state: dict[str, Any]) -> Iterator[Any]:
         """An iterator that stands where a state was asked for.

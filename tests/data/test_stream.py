@@ -361,6 +361,53 @@ def test_a_resume_between_two_passes_begins_the_same_next_one(make, limit):
         assert first + resumed.run_epochs(4 - epochs) == whole
 
 
+class Epochs(Sampler):
+    """An order for each epoch that is set; its state holds that epoch."""
+
+    def __init__(self):
+        self.epoch, self.at, self.goes_on = 0, 0, False
+
+    def __len__(self):
+        return 10
+
+    def set_epoch(self, epoch):
+        self.epoch = epoch
+
+    def __iter__(self):
+        self.at, self.goes_on = self.at if self.goes_on else 0, False
+        order = torch.randperm(10, generator=torch.Generator().manual_seed(self.epoch)).tolist()
+        while self.at < 10:
+            self.at += 1
+            yield order[self.at - 1]
+
+    def state_dict(self):
+        return {"epoch": self.epoch, "at": self.at}
+
+    def load_state_dict(self, state):
+        self.epoch, self.at, self.goes_on = state["epoch"], state["at"], True
+
+
+@pytest.mark.parametrize("limit", [None, 2])
+@pytest.mark.parametrize("saved_after", [0, "the last"])
+def test_an_epoch_that_is_set_between_two_passes_holds_after_a_resume(limit, saved_after):
+    def make():
+        return BatchStream(DataLoader(range(10), 4, sampler=Epochs()), limit=limit)
+
+    def second_epoch(stream):
+        stream.sampler.set_epoch(1)
+        return [batch.tolist() for batch in stream.iterate(0)]
+
+    whole, resumed = make(), make()
+    number = len(whole) if saved_after == "the last" else 0
+    batches = whole.iterate(0)
+    list(islice(batches, number or None))
+    resumed.load_state_dict(copy.deepcopy(whole.state_dict(number)))
+    assert list(batches) == []
+    if number:
+        assert list(resumed.iterate(number)) == []
+    assert second_epoch(resumed) == second_epoch(whole)
+
+
 @pytest.mark.parametrize("make", [AnewBatches, OwnBatches, shuffled_by_its_own_generator])
 def test_a_pass_that_is_given_up_is_begun_again(make):
     whole = Training(make(), limit=3).run_epochs(3)
