@@ -9,6 +9,7 @@ How a resumed run gets to its batch in the middle of a pass over them:
                          are read and dropped
 
 A state is asked for after each batch and kept with it, since loaders read ahead of the training.
+Where none does, it is asked for again once that batch was trained on: a hook may have changed it.
 
 Between two passes a source with a state has to stand as the first of them left it. So what that one
 was asked last is asked again: for more than there is, or for the last batch of a limit.
@@ -81,6 +82,8 @@ class BatchStream:
         self._passes: deque[_Pass] = deque(maxlen=_READ_AHEAD)
         self._positions: deque[tuple[int, Position]] = deque(maxlen=_READ_AHEAD)
         """Where a stateful source stood after the last batches, by the number of the next one."""
+        self._handed_out: int | None = None
+        """The number of the next batch, while the last one is being trained on."""
         self._end: Position | None = None
         """Where it stood after the last whole pass."""
         self._began_from: dict[str, Any] | None = None
@@ -124,6 +127,7 @@ class BatchStream:
         """
         if self._to_resume is not None:
             return self._to_resume
+        self._look_again()
         if number == 0:
             return self._began_from or self._between(self._end)
         for one in reversed(self._passes):
@@ -216,7 +220,12 @@ class BatchStream:
                 number += 1
                 if self._tracker is not None:
                     self._positions.append((number, self._tracker.position()))
-                yield batch
+                try:
+                    self._handed_out = number
+                    yield batch
+                finally:
+                    self._look_again()
+                    self._handed_out = None
             del batches  # Of a pass with a limit workers are left: they end before others begin.
             self._end, self._began_from = self._end_of(number, one), None
             # Where all of a pass was read before the stop, the source has yet to be put there.
@@ -228,6 +237,17 @@ class BatchStream:
             if not self.endless or is_dry:
                 self._to_resume = state
                 return
+
+    def _look_again(self) -> None:
+        """Note what training has changed in a source since its last batch, such as losses.
+
+        Not of one that is read ahead of training by workers.
+        """
+        if self._tracker is None or self._handed_out is None or self.has_workers:
+            return
+        number, position = self._positions[-1]
+        if number == self._handed_out:
+            self._positions[-1] = (number, position._replace(source=self._tracker.state()))
 
     def _pass(self, number: int, state: dict[str, Any] | None) -> tuple[_Pass, Iterator[Any]]:
         """A pass whose next batch has that number, from its begin or from a state inside it."""

@@ -15,8 +15,9 @@ from torch.utils.data import BatchSampler, DataLoader, IterableDataset
 class Stateful(Protocol):
     """Says where it stands, in plain types, and goes on there when it is iterated next.
 
-    `state_dict` is called after each batch, so what it returns should be small. It says what was
-    handed out, the last item included; after the last one of a pass, what is left of it is empty.
+    `state_dict` is called for each batch when it is handed out and, where no worker reads ahead,
+    once more after it was trained on, so what it returns should be small. It says what was handed
+    out, the last item included; after the last one of a pass, what is left of it is empty.
     Once a pass has ended it is of that pass or of the next one, as the object likes.
 
     After `load_state_dict`, the next `iter()` gives what is left of the pass, be it nothing. Every

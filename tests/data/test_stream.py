@@ -408,6 +408,44 @@ def test_an_epoch_that_is_set_between_two_passes_holds_after_a_resume(limit, sav
     assert second_epoch(resumed) == second_epoch(whole)
 
 
+class Hardening(OwnBatches):
+    """Batches that what was trained on makes harder."""
+
+    def __init__(self):
+        super().__init__()
+        self.scale = 1.0
+
+    def __iter__(self):
+        for batch in super().__iter__():
+            yield batch * self.scale
+
+    def state_dict(self):
+        return {**super().state_dict(), "scale": self.scale}
+
+    def load_state_dict(self, state):
+        super().load_state_dict(state)
+        self.scale = state["scale"]
+
+
+@pytest.mark.parametrize("endless", [False, True])
+def test_what_training_changes_in_a_source_is_in_its_state(endless):
+    def train(stream, number):
+        for batch in stream.iterate(number):
+            stream.batches.scale += 0.5
+            yield number + 1, batch.tolist(), copy.deepcopy(stream.state_dict(number + 1))
+            number += 1
+
+    def rows(stream, number=0):
+        return list(islice(train(stream, number), 12 - number))
+
+    whole = rows(BatchStream(Hardening(), endless))
+    for number, _, state in whole[:-1]:
+        resumed = BatchStream(Hardening(), endless)
+        resumed.load_state_dict(state)
+        again = rows(resumed, number)
+        assert [row[1] for row in again] == [row[1] for row in whole[number:]]
+
+
 @pytest.mark.parametrize("make", [AnewBatches, OwnBatches, shuffled_by_its_own_generator])
 def test_a_pass_that_is_given_up_is_begun_again(make):
     whole = Training(make(), limit=3).run_epochs(3)
