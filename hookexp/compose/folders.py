@@ -45,18 +45,36 @@ def job_folder(
         overrides = overrides.replace(word, masked_words(word))
     text = _text_of_folder(overrides)
     name = f"{number}_{text}" if text else str(number)
-    if resume != "auto" or not text or (Path(sweep_dir) / name).exists():
+    if resume != "auto" or not text:
         return name
-    before = (path.name for path in Path(sweep_dir).glob(f"*_{glob.escape(text)}"))
-    return next((old for old in sorted(before) if old.partition("_")[0].isdigit()), name)
+    # Other overrides may come to the same text: `[a]` and `[a*]`.
+    named = {word for word in map(masked_words, words) if word in overrides}
+    other = f"{text}-{_digest(overrides)}"
+    candidates = [Path(sweep_dir) / name]
+    for known in (text, other):
+        candidates += sorted(Path(sweep_dir).glob(f"*_{glob.escape(known)}"))
+    for folder in candidates:
+        is_jobs = folder.is_dir() and folder.name.partition("_")[0].isdigit()
+        if is_jobs and named <= _words_of(folder, named):
+            return folder.name
+    return f"{number}_{other}" if candidates[0].exists() else name
+
+
+def _words_of(folder: Path, otherwise: set[str]) -> set[str]:
+    """The overrides a job was begun with, where it came so far as to save them."""
+    file = folder / ".hydra" / "overrides.yaml"
+    return {str(word) for word in OmegaConf.load(file)} if file.is_file() else otherwise
+
+
+def _digest(overrides: str) -> str:
+    return hashlib.sha256(overrides.encode()).hexdigest()[:8]
 
 
 def _text_of_folder(overrides: str) -> str:
     text = re.sub(r"[^\w.+-]+", "-", overrides).rstrip("_-. ")
     if len(text) <= _MAX_WORDS:
         return text
-    digest = hashlib.sha256(overrides.encode()).hexdigest()[:8]
-    return f"{text[: _MAX_WORDS - 9]}-{digest}"
+    return f"{text[: _MAX_WORDS - 9]}-{_digest(overrides)}"
 
 
 def claim_run_folder(cfg: DictConfig) -> None:

@@ -113,6 +113,20 @@ def test_a_jobs_folder_can_be_typed_and_is_not_too_long() -> None:
     assert not set(name) & set("/=,[]{}' :")
 
 
+def test_overrides_with_the_same_text_are_told_apart_when_a_sweep_is_issued_again(
+    cli: Callable[..., Any], stub_runs: Runs
+) -> None:
+    for values in ("[a],[b]", "[a*],[a],[b]", "[b],[a],[a*]"):
+        words = ("-m", "hydra.sweep.dir=sweep", "resume=auto", "hooks=+freeze")
+        assert cli(*words, f"hooks.freeze.params={values}").code == 0
+    names: dict[str, set[str]] = {}
+    for cfg, folder in stub_runs:
+        names.setdefault(str(cfg.hooks.freeze.params), set()).add(folder.name)
+    assert len(names) == 3
+    assert all(len(of_one) == 1 for of_one in names.values())
+    assert len(set.union(*names.values())) == 3
+
+
 def test_a_secret_hides_no_other_word_of_a_sweeps_folders(
     cli: Callable[..., Any], stub_runs: Runs
 ) -> None:
