@@ -21,7 +21,7 @@ _BEGIN = r"(?:^|[^A-Za-z0-9]|(?<=[a-z0-9])(?=[A-Z]))"
 _SECRET_KEY = re.compile(rf"{_BEGIN}{_NAMES}$")
 _VALUE = r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|\[[^\]]*\]|[^,}\]]+"""
 _SECRET_WORD = re.compile(
-    rf"(?P<key>{_BEGIN}{_NAMES}['\"]?\s*[=:])(?!\s*['\"]?(?:\{{|\$\{{|{re.escape(MASK)}))"
+    rf"(?P<key>{_BEGIN}{_NAMES}['\"]?\s*[=:])(?!\s*['\"]?(?:\{{|\$\\?\{{|{re.escape(MASK)}))"
     rf"(?P<space>\s*)(?:{_VALUE})"
 )
 """Of the command line: `a.password=...`, and `{password: ...}` in what another key is set to."""

@@ -67,6 +67,7 @@ def test_a_secret_in_any_syntax(word):
     "word",
     [
         "+db={host: h, token: ${oc.env:X}, password: '${oc.env:Y}'}",
+        r"+db.token=$\{oc.env\:X\}",  # As Hydra writes the words of a sweep.
         "model.token={dim: 64, depth: 2}",
         "data.train.tokenizer=bpe",
         "+note=a:b",
