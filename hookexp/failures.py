@@ -26,6 +26,7 @@ _OF_MEMORY = re.compile(
 )
 _DEAD_WORKER = re.compile(r"DataLoader worker \(pid(?:\(s\))? ([\d, ]+)\) (.+)")
 _TIMED_OUT = re.compile(r"DataLoader timed out after ([\d.]+) seconds")
+_FUSED_AND_SPARSE = re.compile(r"_fused_\w+` does not support sparse gradients")
 _NOT_DETERMINISTIC = "does not have a deterministic implementation"
 _NO_GRADIENT = re.compile(
     r"parameters that were not used in producing loss.*for rank \d+: ([\d ]+)", re.S
@@ -37,7 +38,7 @@ def in_plain_words(error: BaseException, runner: Runner) -> ConfigError | None:
     """The message for an error of the machine; None for any other.
 
     An exception of the data set in a worker process, and one of an operation that a deterministic
-    run may not use, stays what it is and gains a note.
+    run or a fused step may not use, stays what it is and gains a note.
     """
     text = _text_of(error)
     if is_out_of_memory(error):
@@ -74,6 +75,12 @@ def in_plain_words(error: BaseException, runner: Runner) -> ConfigError | None:
             error,
             f"{caught[1]} in worker {caught[2]} of the data loader, {_where(runner)}; "
             "data.num_workers=0 runs the data set in this process, where a debugger reaches it",
+        )
+    if _FUSED_AND_SPARSE.search(text):
+        add_note(
+            error,
+            "a fused step takes no sparse gradients, such as those of Embedding(sparse=True): "
+            "optimizer.fused=false optimizer.weight_decay=0, or sparse=False",
         )
     if _NOT_DETERMINISTIC in text:
         add_note(

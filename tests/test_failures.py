@@ -424,6 +424,25 @@ def test_an_operation_that_is_not_deterministic_says_what_forbids_it(make_runner
     )
 
 
+class Lookup(torch.nn.Module):
+    """Rows of a table, whose gradients are sparse."""
+
+    def __init__(self):
+        super().__init__()
+        self.table = torch.nn.Embedding(8, 1, sparse=True)
+
+    def forward(self, inputs):
+        return self.table(inputs.long().clamp(0, 7)).sum(1)
+
+
+def test_sparse_gradients_say_what_a_fused_step_needs(make_runner):
+    runner = make_runner(parts(), model=Lookup(), max_epochs=1)
+    runner.optimizer.param_groups[0]["fused"] = True
+    with pytest.raises(RuntimeError, match="does not support sparse gradients") as caught:
+        runner.run("train")
+    assert "optimizer.fused=false" in caught.value.__notes__[-1]
+
+
 def test_which_errors_are_of_memory():
     assert is_out_of_memory(MemoryError())
     assert is_out_of_memory(torch.OutOfMemoryError("CUDA out of memory"))
