@@ -107,19 +107,24 @@ def claim_sweep_folder(cfg: DictConfig) -> None:
 
 
 def refuse_used(folder: Path, cfg: DictConfig) -> None:
-    """Refuse to train in a folder that holds a run, unless it is to go on there.
+    """Refuse to train, or to search a learning rate, in a folder that holds a run.
+
+    Unless it is to go on there.
 
     Raises:
         FolderInUse: says which file is there and how to go on.
     """
-    if cfg.mode != "train" or _continues(folder, cfg):
+    is_search = cfg.mode == "lr_find"
+    if not is_search and (cfg.mode != "train" or _continues(folder, cfg)):
         return
     for name in _TRACES:
         if (folder / name).exists():
-            other = "" if cfg.resume is None else f", which resume={cfg.resume} is not of"
+            is_other = not is_search and cfg.resume is not None
+            other = f", which resume={cfg.resume} is not of" if is_other else ""
+            way_out = "" if is_search else "continue it with resume=auto, or "
             raise FolderInUse(
-                f"hydra.run.dir={folder}: holds a run already ({name}){other}; continue it with "
-                "resume=auto, or choose another folder"
+                f"hydra.run.dir={folder}: holds a run already ({name}){other}; "
+                f"{way_out}choose another folder"
             )
 
 

@@ -49,13 +49,13 @@ def masked_words(text: str) -> str:
 def save_config(cfg: DictConfig, work_dir: Path) -> None:
     """Write `.hydra/{config,hydra,overrides}.yaml`, as Hydra does, without the secrets.
 
-    Where a run was trained an evaluation writes its own into `.hydra_test` (or `_val`) beside it.
+    Where a run was trained another mode writes its own beside it: a test into `.hydra_test`.
 
     Raises:
         OSError: if the folder takes no file.
     """
     folder = work_dir / ".hydra"
-    if cfg.mode in ("val", "test") and folder.exists():
+    if cfg.mode != "train" and folder.exists():
         folder = work_dir / f".hydra_{cfg.mode}"
     folder.mkdir(exist_ok=True)
     _write(OmegaConf.to_container(cfg, resolve=False), folder / "config.yaml")

@@ -53,6 +53,8 @@ def test_a_folder_with_a_run_is_refused_but_to_go_on_with_it(tmp_path: Path, tra
         claimed(tmp_path, given=True)
     assert claimed(tmp_path, given=True, resume="auto") == tmp_path
     assert claimed(tmp_path, given=True, mode="test") == tmp_path
+    with pytest.raises(ConfigError, match=rf"holds a run already \({trace}\); choose another"):
+        claimed(tmp_path, given=True, mode="lr_find", resume="auto")
 
 
 def test_a_folder_with_a_run_is_not_for_what_another_run_has_saved(tmp_path: Path) -> None:

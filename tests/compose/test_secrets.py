@@ -138,7 +138,9 @@ def test_an_evaluation_leaves_the_config_of_the_training_as_it_is(cli, stub_runs
     assert cli("hydra.run.dir=mine", "optimizer.lr=0.3").code == 0
     for mode in ("test", "val", "test"):
         assert cli("hydra.run.dir=mine", f"mode={mode}", "load_from=mine").code == 0
+    assert cli("hydra.run.dir=mine", "mode=verify_resume").code == 0
     folder = cli("--help").folder / "mine"
     trained, tested = (folder / name / "overrides.yaml" for name in (".hydra", ".hydra_test"))
     assert "optimizer.lr=0.3" in trained.read_text() and "mode=test" not in trained.read_text()
     assert "mode=test" in tested.read_text() and (folder / ".hydra_val").is_dir()
+    assert (folder / ".hydra_verify_resume").is_dir()
