@@ -77,6 +77,7 @@ def build_runner(cfg: DictConfig, work_dir: Path, splits: tuple[Mode, ...] | Non
     splits = splits or _SPLITS[cfg.mode]
     if "train" in splits:
         _tell_who_trains(hooks, task)
+        _tell_who_waits_for_validation(cfg, hooks, schedulers)
     device = resolve_device(settings.device, dist.local_rank())
     make_current(device)
     set_numerics(settings)
@@ -184,6 +185,33 @@ def _tell_who_trains(hooks: HookList, task: Task) -> None:
         "hooks.optimizer (no hooks=none, no hooks=-optimizer), or write trains = True in the class "
         "of the hook or task of yours that steps"
     )
+
+
+def _tell_who_waits_for_validation(
+    cfg: DictConfig, hooks: HookList, schedulers: ParamSchedulers
+) -> None:
+    """Warn of each that is moved by a metric where no validation will measure one."""
+    if cfg.data.get("val") is not None or dist.rank() > 0:
+        return
+    watching = [f"hooks.{entry.name}" for entry in hooks.entries if _needs_metrics(entry.hook)]
+    watching += ["param_scheduler"] if _needs_metrics(schedulers) else []
+    for path in watching:
+        logging.getLogger("hookexp").warning(
+            "%s: waits for a metric of the validation, and data.val is null: it will do nothing by "
+            "it; give data.val, or leave it out",
+            path,
+        )
+
+
+def _needs_metrics(part: Any) -> bool:
+    """Whether a hook, or the schedulers, would refuse a task without any metric."""
+    if not hasattr(part, "check_metrics"):
+        return False
+    try:
+        part.check_metrics(())
+    except ValueError:
+        return True
+    return False
 
 
 def _build_schedulers(cfg: DictConfig) -> ParamSchedulers:

@@ -306,6 +306,28 @@ def test_a_training_in_which_nobody_steps_is_told(tmp_path, caplog, words, told)
     assert len(said) == told
 
 
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["hooks=+early_stopping"], ["hooks.early_stopping"]),
+        (["hooks/checkpoint=best"], ["hooks.checkpoint"]),
+        (["param_scheduler=plateau"], ["param_scheduler"]),
+        (["hooks=+early_stopping", "mode=val"], []),
+        ([], []),
+    ],
+)
+def test_what_waits_for_a_validation_that_never_comes_is_told(tmp_path, caplog, words, told):
+    cfg = tiny(*words)
+    with caplog.at_level("WARNING"):
+        build_runner(cfg, tmp_path)
+        assert not [m for m in caplog.messages if "waits for a metric" in m]
+        if "mode=val" not in words:
+            cfg.data.val = None
+        build_runner(cfg, tmp_path)
+    said = [m.partition(":")[0] for m in caplog.messages if "waits for a metric" in m]
+    assert said == told
+
+
 class OfAnotherFramework(Hook):
     def on_train_epoch_end(self, trainer):
         """Never called."""
