@@ -32,10 +32,11 @@ _NO_GRADIENT = re.compile(
     r"parameters that were not used in producing loss.*for rank \d+: ([\d ]+)", re.S
 )
 _WORKERS_ERROR = re.compile(r"Caught (\w+) in DataLoader worker process (\d+)")
+_MISTAKE = re.compile(rf"^{ConfigError.__module__}\.{ConfigError.__name__}: (.+)", re.M | re.S)
 
 
 def in_plain_words(error: BaseException, runner: Runner) -> ConfigError | None:
-    """The message for an error of the machine; None for any other.
+    """The message for an error of the machine, or one that a worker has made; None for any other.
 
     An exception of the data set in a worker process, and one of an operation that a deterministic
     run or a fused step may not use, stays what it is and gains a note.
@@ -70,6 +71,9 @@ def in_plain_words(error: BaseException, runner: Runner) -> ConfigError | None:
             "+trainer.ddp.find_unused_parameters=true"
         )
     caught = _WORKERS_ERROR.search(text)
+    mistake = _MISTAKE.search(text) if caught else None
+    if mistake:
+        return ConfigError(mistake[1].strip())
     if caught:
         add_note(
             error,

@@ -363,6 +363,18 @@ def test_an_exception_in_a_worker_keeps_its_type_and_gains_a_note(make_runner):
     assert "loop" in load_checkpoint(runner.work_dir / "exception_iter_15.pth")
 
 
+def refuse():
+    raise ConfigError("data.collate_fn: collate() failed:\n  why")
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork.*:DeprecationWarning")
+def test_a_message_made_in_a_worker_is_told_without_its_traceback(make_runner):
+    with pytest.raises(ConfigError) as caught:
+        from_disk(make_runner(max_epochs=2), refuse).run("train")
+    told = "data.collate_fn: collate() failed:\n  why\nwhile sample 30 of Falling was read"
+    assert str(caught.value) == told
+
+
 class Exits(Hook):
     def __init__(self, point):
         setattr(self, point, lambda *args, **kwargs: sys.exit(0))
