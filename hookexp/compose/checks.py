@@ -96,7 +96,8 @@ def check_paths(cfg: DictConfig) -> None:
         if path is not None and not path.strip():
             raise ConfigError(f"{key}=: is empty; give a file or a folder, or leave it out")
         if path is not None and path != "auto" and not Path(path).expanduser().exists():
-            raise ConfigError(f"{key}={path}: there is no such file or folder")
+            near = nearest(path, ["auto"]) if key == "resume" else ""
+            raise ConfigError(f"{key}={path}: there is no such file or folder{near}")
     if cfg.load_from == "auto":
         raise ConfigError("load_from=auto: only resume knows auto; give a file or a folder")
     if cfg.resume is not None and cfg.load_from is not None:

@@ -234,8 +234,17 @@ def _check_parameters(
     if missing and needs_all:
         raise ConfigError(
             f"{path}: {label} needs {listed(missing)}; give {path}.{missing[0]}=VALUE "
-            f"(with + before it if the config has no such key)"
+            f"(with + before it if the config has no such key){_if_for_later(target, path)}"
         )
+
+
+def _if_for_later(target: Callable[..., Any], path: str) -> str:
+    """What an optimizer, or a function for a loss, needs in place of its parameters."""
+    group = path.partition(".")[0]
+    is_function = group in ("task", "data") and not inspect.isclass(target)
+    if group != "optimizer" and not is_function:
+        return ""
+    return f"; to have it called with them later: _partial_: true (+{path}._partial_=true)"
 
 
 def _without_value(parameters: Sequence[inspect.Parameter], given: Mapping[str, Any]) -> list[str]:

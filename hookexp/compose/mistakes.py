@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.object_type import ObjectType
@@ -76,6 +77,10 @@ def no_such_option(group: str, option: str) -> str:
 
 
 def _no_such_member(group: str, name: str) -> str:
+    others = [other for other in SETS if other != group and name in members(other)]
+    if others:
+        other = others[0]
+        return f"{group}=+{name}: {name} is one of the {other}; write {other}=+{name}"
     own = _where_there_is(f"{group}/{name}") or _where_there_is(f"{group}/{name}/default")
     return (
         f"{group}=+{name}: there is no {_one(group)} {name!r}; "
@@ -232,9 +237,18 @@ def _no_such_key(case: Case) -> str:
         given = value_given(key, case.overrides)
         return f"{label}: {path} is empty; to add to it write +{label}={given}"
     hint = f"; to hand a new one to the target write +{label}=" if "_target_" in parent else ""
+    if not hint and _is_inside_a_target(parent):
+        hint = f"; to add it write +{key}="
     hint = f"; another setting of the loader is added by +{label}=" if path == "data" else hint
     near = nearest(wrong, there_are) or ("" if path else _in_a_group(wrong, parent))
     return f"{label}: {owner} has no {wrong!r}; it has: {listed(there_are)}{near}{hint}"
+
+
+def _is_inside_a_target(node: Any) -> bool:
+    """Whether a mapping is a parameter of a target, or stands in one: it may take other keys."""
+    while node is not None and "_target_" not in node:
+        node = node._get_parent()
+    return node is not None
 
 
 def _in_a_group(key: str, config: DictConfig) -> str:

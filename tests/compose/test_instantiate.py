@@ -93,6 +93,14 @@ def test_one_message_for_a_mistake(node: dict[str, Any], message: str) -> None:
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(("path", "told"), [("optimizer.g", True), ("hooks.g", False)])
+def test_an_optimizer_that_is_to_be_made_later_is_told_how(path: str, told: bool) -> None:
+    node = OmegaConf.create({"_target_": "torch.optim.Adam", "lr": 0.1})
+    with pytest.raises(ConfigError, match=f"^{path}: Adam needs params; give ") as caught:
+        instantiate(node, path)
+    assert (f"_partial_: true (+{path}._partial_=true)" in str(caught.value)) is told
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

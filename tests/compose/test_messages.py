@@ -35,6 +35,8 @@ NUM_HOOKS = len([p for p in (conf_dir() / "hooks").iterdir() if p.is_dir()])
                            "stdlib_text; a class of your own: data.train._target_=mine.Data"),
         ("hooks=+emma", "hooks=+emma: there is no hook 'emma'; did you mean ema? --help lists "
                         f"all {NUM_HOOKS}"),
+        ("hooks=+wandb", "hooks=+wandb: wandb is one of the sinks; write sinks=+wandb"),
+        ("sinks=-jsonl+ema", "sinks=+ema: ema is one of the hooks; write hooks=+ema"),
         ("hooks=+zzz", f"hooks=+zzz: there is no hook 'zzz'; --help lists all {NUM_HOOKS}"),
         ("hooks=emma", "hooks=emma: there is no such set; sets are: default, none; to add one of "
                        "the hooks write hooks=+NAME; did you mean ema? --help lists all"),
@@ -103,6 +105,8 @@ NUM_HOOKS = len([p for p in (conf_dir() / "hooks").iterdir() if p.is_dir()])
         ("-cp pkg://nosuch", "--config-path: there is no such package; configs of your own go "),
         ("hooks=+ema hooks.ema.momentumm=1", "hooks.ema.momentumm: hooks.ema has no 'momentumm'; "
          "it has: priority, ema_type, momentum, "),
+        ("task.metrics.f1._target_=a.F1", "task.metrics.f1: task.metrics has no 'f1'; it has: "
+         "accuracy; to add it write +task.metrics.f1._target_="),
         ("+trainer.device=cpu", "+trainer.device: the config has this key already; write "
                                 "trainer.device=cpu without +"),
         ("~hooks.nosuch", "~hooks.nosuch: there is nothing of this name to take away"),
@@ -123,6 +127,7 @@ NUM_HOOKS = len([p for p in (conf_dir() / "hooks").iterdir() if p.is_dir()])
         ("data.batch_size=0", "data.batch_size=0: use a whole number, 1 or more"),
         ("seed=abc", "seed=abc: use a whole number, 0 or more"),
         ("resume=nosuch.pth", "resume=nosuch.pth: there is no such file or folder"),
+        ("resume=atuo", "resume=atuo: there is no such file or folder; did you mean auto?"),
         ("resume=", "resume=: is empty; give a file or a folder, or leave it out"),
         ("load_from=", "load_from=: is empty; give a file or a folder, or leave it out"),
         ("resume=true", "resume=True: use the path of a file or a folder"),
@@ -187,6 +192,9 @@ def test_mistake(cli: Callable[..., Any], words: str, message: str) -> None:
         ("optimizer.param_groups.rules=[{params:classifier,lr_mult:abc}]",
          "optimizer.param_groups.rules[0].lr_mult=abc: use a number, such as 0.1"),
         ("task.loss=mse", "task.loss=mse: has to be a function of (outputs, targets), such as"),
+        ("task.loss._target_=torch.nn.functional.mse_loss",
+         "task.loss: mse_loss needs input, target; give task.loss.input=VALUE (with + before it if "
+         "the config has no such key); to have it called with them later: _partial_: true (+task."),
         ("task.metrics=null", "task.metrics=None: has to be a mapping of names to metrics, or {}"),
         ("hooks.optimizer.grad_clip=1", "hooks.optimizer.grad_clip=1: has to be a mapping, such"),
         ("hooks.optimizer.grad_clip.max_norm=abc",
