@@ -78,6 +78,7 @@ def build_runner(cfg: DictConfig, work_dir: Path, splits: tuple[Mode, ...] | Non
     if "train" in splits:
         _tell_who_trains(hooks, task)
         _tell_who_waits_for_validation(cfg, hooks, schedulers)
+        _tell_of_unnamed_metrics(cfg, task)
     device = resolve_device(settings.device, dist.local_rank())
     make_current(device)
     set_numerics(settings)
@@ -201,6 +202,19 @@ def _tell_who_waits_for_validation(
             "it; give data.val, or leave it out",
             path,
         )
+
+
+def _tell_of_unnamed_metrics(cfg: DictConfig, task: Task) -> None:
+    """Warn where a run cannot know its best value, since the task leaves its metrics unnamed."""
+    measures = type(task).compute_metrics is not Task.compute_metrics
+    if task.metric_names or not measures or cfg.data.get("val") is None or dist.rank() > 0:
+        return
+    logging.getLogger("hookexp").warning(
+        "task: %s.metric_names is empty, so the run has no best value, and a wrong name of a "
+        "metric shows late; write into the class what compute_metrics returns, such as "
+        'metric_names = ("loss",)',
+        type(task).__name__,
+    )
 
 
 def _needs_metrics(part: Any) -> bool:

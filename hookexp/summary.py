@@ -53,6 +53,11 @@ def choose_objective(
         ConfigError: for a metric the task does not have, or whose direction nobody tells.
     """
     if setting != "auto":
+        if not metric_names:
+            raise ConfigError(
+                f"trainer.objective={setting}: the task does not name its metrics; write "
+                f'metric_names = ("{setting}",) into its class'
+            )
         if setting not in metric_names:
             raise ConfigError(
                 f"trainer.objective={setting}: the task has no such metric; "

@@ -328,6 +328,19 @@ def test_what_waits_for_a_validation_that_never_comes_is_told(tmp_path, caplog, 
     assert said == told
 
 
+class Unnamed(TinyTask):
+    metric_names = ()
+
+
+@pytest.mark.parametrize(("task", "told"), [("Unnamed", 1), ("StepsItself", 0)])
+def test_a_task_that_names_no_metrics_is_told(tmp_path, caplog, task, told):
+    cfg = tiny()
+    cfg.task = {"_target_": f"{HERE}.{task}"}
+    with caplog.at_level("WARNING"):
+        build_runner(cfg, tmp_path)
+    assert len([m for m in caplog.messages if f"{task}.metric_names is empty" in m]) == told
+
+
 class OfAnotherFramework(Hook):
     def on_train_epoch_end(self, trainer):
         """Never called."""

@@ -217,6 +217,11 @@ def test_a_metric_that_is_not_there():
         choose_objective("f1", ("accuracy", "loss"), {})
 
 
+def test_an_objective_of_a_task_that_names_no_metrics():
+    with pytest.raises(ConfigError, match=r'objective=f1: .*write metric_names = \("f1",\) into'):
+        choose_objective("f1", (), {})
+
+
 def test_an_objective_whose_direction_nobody_tells_is_refused():
     with pytest.raises(ConfigError, match=r"objective=f1: .*hooks\.checkpoint\.rule=greater"):
         choose_objective("f1", ("f1", "accuracy"), {})

@@ -21,6 +21,7 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 
 from hookexp.compose.secrets import mask_file
+from hookexp.monitor import infer_rule
 
 SUMMARY_FILE = "summary.json"
 _FASTEST_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -209,6 +210,12 @@ def _how_to_tell_the_best(jobs: Sequence[Job]) -> str:
     if len(names) != 1 or any(job.objective for job in jobs):
         return ""
     name = names.pop()
+    with suppress(ValueError):
+        infer_rule(name)
+        return (
+            f"The task does not name its metrics before a run; to mark the best write "
+            f'metric_names = ("{name}",) into its class'
+        )
     return (
         f"The name {name} does not tell whether greater is better; to mark the best: "
         f"hooks/checkpoint=best hooks.checkpoint.save_best={name} hooks.checkpoint.rule=greater "

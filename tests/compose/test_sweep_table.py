@@ -50,22 +50,29 @@ def test_a_jobs_number_is_that_of_this_sweep(tmp_path: Path) -> None:
     assert [job.folder.name for job in read_jobs(tmp_path)] == ["1_b", "0_a"]
 
 
+@pytest.mark.parametrize(
+    ("metric", "hint"),
+    [
+        ("zap", "hooks.checkpoint.save_best=zap hooks.checkpoint.rule=greater (or less)"),
+        ("loss", 'to mark the best write metric_names = ("loss",) into its class'),
+    ],
+)
 def test_a_metric_of_no_known_direction_is_shown_and_none_is_the_best(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], metric: str, hint: str
 ) -> None:
     begin(OmegaConf.create({"hydra": {"sweep": {"dir": str(tmp_path)}}}))
     for number, value in enumerate((0.1, 0.35)):
         folder = tmp_path / f"{number}_x"
         (folder / ".hydra").mkdir(parents=True)
         (folder / ".hydra" / "overrides.yaml").write_text(f"- lr={number}\n")
-        summary = {"status": "finished", "objective": None, "metrics": {"zap": value, "b": 1.0}}
+        summary = {"status": "finished", "objective": None, "metrics": {metric: value, "b": 1.0}}
         (folder / "summary.json").write_text(json.dumps({**summary, "epoch": 2, "iter": 40}))
     end()
     out = capsys.readouterr().out
-    assert re.search(r"run +lr +status +zap +reached", out)
+    assert re.search(rf"run +lr +status +{metric} +reached", out)
     assert re.search(r"^1 +1 +finished +0\.35 +epoch 2, iter 40", out, re.MULTILINE)
     assert "*" not in out
-    assert "hooks.checkpoint.save_best=zap hooks.checkpoint.rule=greater (or less)" in out
+    assert hint in out
 
 
 @pytest.mark.parametrize(
