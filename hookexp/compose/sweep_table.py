@@ -232,21 +232,35 @@ def _duration(seconds: Any) -> str:
     return f"{minutes}m {rest:02}s"
 
 
+def _show_in_a_terminal(head: list[str], rows: list[list[str]]) -> None:
+    """A table with lines; the folders stand below it where there is no room for them in it."""
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console()
+    has_room = sum(_widths(head, rows)) + 3 * len(head) + 1 <= console.width
+    table = Table(header_style="bold")
+    for title in head if has_room else head[:-1]:
+        table.add_column(title, overflow="fold")
+    for row in rows:
+        cells = row if has_room else row[:-1]
+        table.add_row(*cells, style="bold" if row[0].endswith("*") else None)
+    console.print(table)
+    for number, *_, folder in () if has_room else rows:
+        print(f"{number:<3} {folder}")
+
+
+def _widths(head: list[str], rows: list[list[str]]) -> list[int]:
+    return [max(map(len, column)) for column in zip(head, *rows, strict=True)]
+
+
 def _show(jobs: Sequence[Job], sweep: _Sweep) -> None:
     head, rows = table_of(jobs)
     print(f"\nRuns in {sweep.folder}" + (" (* the best)" if best_of(jobs) else ""))
     if sys.stdout.isatty():
-        from rich.console import Console
-        from rich.table import Table
-
-        table = Table(header_style="bold")
-        for title in head:
-            table.add_column(title, overflow="fold")
-        for row in rows:
-            table.add_row(*row, style="bold" if row[0].endswith("*") else None)
-        Console().print(table)
+        _show_in_a_terminal(head, rows)
     else:
-        widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
+        widths = _widths(head, rows)
         for row in (head, *rows):
             print("  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip())
     if hint := _how_to_tell_the_best(jobs):

@@ -6,6 +6,7 @@ import json
 import os
 import random
 import re
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -73,6 +74,29 @@ def test_a_metric_of_no_known_direction_is_shown_and_none_is_the_best(
     assert re.search(r"^1 +1 +finished +0\.35 +epoch 2, iter 40", out, re.MULTILINE)
     assert "*" not in out
     assert hint in out
+
+
+@pytest.mark.parametrize(("columns", "beside"), [(80, False), (140, True)])
+def test_in_a_narrow_terminal_the_folders_stand_below(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    columns: int,
+    beside: bool,
+) -> None:
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", str(columns))
+    begin(OmegaConf.create({"hydra": {"sweep": {"dir": str(tmp_path)}}}))
+    names = [f"{number}_hooks-+early_stopping_optimizer.lr-0.{number}" for number in range(2)]
+    for number, name in enumerate(names):
+        (tmp_path / name / ".hydra").mkdir(parents=True)
+        overrides = f"- hooks=+early_stopping\n- optimizer.lr=0.{number}\n"
+        (tmp_path / name / ".hydra" / "overrides.yaml").write_text(overrides)
+        (tmp_path / name / "summary.json").write_text(json.dumps(job(number, 0.5).summary))
+    end()
+    lines = capsys.readouterr().out.splitlines()
+    assert [line[:3] for line in lines if names[1] in line] == (["│ 1"] if beside else ["1  "])
+    assert len(lines) == (8 if beside else 10)
 
 
 @pytest.mark.parametrize(
