@@ -162,13 +162,23 @@ class LrFinderHook(Hook):
                 "lr_finder: the loss never falls, so there is nothing to suggest; see %s", path
             )
         else:
-            suggested = {"optimizer.lr": float(f"{self.suggestion:.2g}")}
+            suggested = self._by_key(runner, self.suggestion)
             runner.message_hub.update_info("suggestions", suggested)
             runner.logger.info(
-                "lr_finder: the loss falls fastest at optimizer.lr=%.2g; see %s",
-                self.suggestion,
+                "lr_finder: the loss falls fastest at %s; see %s",
+                " ".join(f"{key}={lr:g}" for key, lr in suggested.items()),
                 path,
             )
+
+    def _by_key(self, runner: Runner, lr: float) -> dict[str, float]:
+        """A learning rate of the first group, as the keys of the config that lead to it."""
+        keys: dict[str, float] = {}
+        ratios = iter(self._ratios)
+        for name, optimizer in runner.optim_wrapper.optimizers.items():
+            own = [next(ratios) for _ in optimizer.param_groups]
+            key = "optimizer.lr" if name == "default" else f"optimizer.{name}.lr"
+            keys[key] = float(f"{lr * own[0]:.2g}")
+        return keys
 
     def on_exception(self, runner: Runner, error: BaseException) -> None:
         self._restore(runner)

@@ -172,6 +172,22 @@ def test_groups_keep_their_ratio_and_a_rate_that_is_a_tensor_stays_one(make_runn
     assert all(type(rate) is type(kind(0.1)) for rate in rates)
 
 
+def test_several_optimizers_get_a_suggestion_each(make_runner, caplog):
+    runner = make_runner({"lr_finder": LrFinderHook(num_iters=50)}, max_iters=50)
+    parts = {"inner": 0.2, "outer": 0.1}
+    optimizers = {
+        name: torch.optim.SGD(getattr(runner.model, name).parameters(), lr=lr)
+        for name, lr in parts.items()
+    }
+    runner.optim_wrapper = OptimWrapper(optimizers, torch.amp.GradScaler("cpu", enabled=False))
+    with caplog.at_level("INFO"):
+        suggested = runner.run("train").suggestions
+    assert list(suggested) == ["optimizer.inner.lr", "optimizer.outer.lr"]
+    inner, outer = suggested.values()
+    assert inner == pytest.approx(2 * outer, rel=0.1)
+    assert f"optimizer.inner.lr={inner:g} optimizer.outer.lr={outer:g}; see" in caplog.text
+
+
 def test_the_picture_shows_the_curve_and_the_mark(make_runner):
     runner = search(make_runner, LrFinderHook())
     image = np.asarray(Image.open(runner.work_dir / "lr_finder.png")).astype(int)
