@@ -31,6 +31,7 @@ _NOT_DETERMINISTIC = "does not have a deterministic implementation"
 _NO_GRADIENT = re.compile(
     r"parameters that were not used in producing loss.*for rank \d+: ([\d ]+)", re.S
 )
+_PART_OF_WRAPPED = re.compile(r"'DistributedDataParallel' object has no attribute '(\w+)'")
 _WORKERS_ERROR = re.compile(r"Caught (\w+) in DataLoader worker process (\d+)")
 _MISTAKE = re.compile(rf"^{ConfigError.__module__}\.{ConfigError.__name__}: (.+)", re.M | re.S)
 
@@ -38,8 +39,9 @@ _MISTAKE = re.compile(rf"^{ConfigError.__module__}\.{ConfigError.__name__}: (.+)
 def in_plain_words(error: BaseException, runner: Runner) -> ConfigError | None:
     """The message for an error of the machine, or one that a worker has made; None for any other.
 
-    An exception of the data set in a worker process, and one of an operation that a deterministic
-    run or a fused step may not use, stays what it is and gains a note.
+    An exception of the data set in a worker process, one of an operation that a deterministic run
+    or a fused step may not use, and a part of the model that is out of reach stay what they are and
+    gain a note.
     """
     text = _text_of(error)
     if is_out_of_memory(error):
@@ -85,6 +87,15 @@ def in_plain_words(error: BaseException, runner: Runner) -> ConfigError | None:
             error,
             "a fused step takes no sparse gradients, such as those of Embedding(sparse=True): "
             "optimizer.fused=false optimizer.weight_decay=0, or sparse=False",
+        )
+    part = _PART_OF_WRAPPED.search(text)
+    if part:
+        add_note(
+            error,
+            f"on several ranks the model is wrapped, and model.{part[1]} is out of reach: only the "
+            "gradients of what is computed by model(...) become the same on all. Let the model's "
+            "forward call its parts, each by an argument; what is only read is in "
+            f"model.module.{part[1]}",
         )
     if _NOT_DETERMINISTIC in text:
         add_note(

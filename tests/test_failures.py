@@ -455,6 +455,17 @@ def test_sparse_gradients_say_what_a_fused_step_needs(make_runner):
     assert "optimizer.fused=false" in caught.value.__notes__[-1]
 
 
+def test_a_part_of_a_model_that_is_wrapped_for_several_ranks_is_out_of_reach(make_runner):
+    class ReachesIn(TinyTask):
+        def train_step(self, model, batch):
+            raise AttributeError("'DistributedDataParallel' object has no attribute 'd'")
+
+    with pytest.raises(AttributeError) as caught:
+        make_runner(parts(), task=ReachesIn(), max_epochs=1).run("train")
+    note = next(note for note in caught.value.__notes__ if "the model is wrapped" in note)
+    assert "forward call its parts" in note and note.endswith("is in model.module.d")
+
+
 def test_which_errors_are_of_memory():
     assert is_out_of_memory(MemoryError())
     assert is_out_of_memory(torch.OutOfMemoryError("CUDA out of memory"))
