@@ -19,7 +19,7 @@ from fakes import TinyData, TinyTask
 from test_resume import assert_equal
 from torch.multiprocessing.reductions import rebuild_storage_fd
 from torch.nn.functional import dropout
-from torch.utils.data import Dataset
+from torch.utils.data import DataLoader, Dataset
 
 from hookexp.checkpoint.reading import load_checkpoint
 from hookexp.checkpoint.store import CheckpointStore
@@ -312,6 +312,7 @@ class KillsTheOtherWorkers(Hook):
 def test_a_second_worker_that_dies_does_not_break_off_what_is_saved_for_the_first(make_runner):
     hooks = {**parts(save_on_exception=True), "kills": KillsTheOtherWorkers()}
     runner = from_disk(make_runner(hooks, max_epochs=2), die)
+    list(DataLoader(range(2), num_workers=1))  # The first in a process installs torch's handler.
     handler = signal.getsignal(signal.SIGCHLD)
     with pytest.raises(ConfigError, match="worker of the data loader"):
         runner.run("train")
