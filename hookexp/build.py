@@ -17,6 +17,7 @@ from torch import nn
 
 from hookexp import dist
 from hookexp.build_data import build_loaders, plain
+from hookexp.build_doubts import tell_doubts
 from hookexp.build_model import across_ranks, build_model, compiled_step, set_numerics
 from hookexp.build_optim import build_optim_wrapper
 from hookexp.checkpoint.loading import Start, read_start
@@ -31,7 +32,7 @@ from hookexp.compose.typed import words_of_a_training, words_of_an_evaluation
 from hookexp.data.prefetch import Prefetcher
 from hookexp.device import autocast, batch_placer, make_current, resolve_device
 from hookexp.errors import ConfigError
-from hookexp.hook import MOUNT_POINTS, Hook, Mode
+from hookexp.hook import MOUNT_POINTS, Mode
 from hookexp.hook_list import HookList
 from hookexp.hooks.checkpoint import CheckpointHook
 from hookexp.optim.param_schedulers import ParamSchedulers
@@ -76,9 +77,7 @@ def build_runner(cfg: DictConfig, work_dir: Path, splits: tuple[Mode, ...] | Non
     objective = _check_metrics(settings, hooks, schedulers, task)
     splits = splits or _SPLITS[cfg.mode]
     if "train" in splits:
-        _tell_who_trains(hooks, task)
-        _tell_who_waits_for_validation(cfg, hooks, schedulers)
-        _tell_of_unnamed_metrics(cfg, task)
+        tell_doubts(hooks, schedulers, task, validates=cfg.data.get("val") is not None)
     device = resolve_device(settings.device, dist.local_rank())
     make_current(device)
     set_numerics(settings)
@@ -167,65 +166,6 @@ def build_hooks(cfg: DictConfig) -> HookList:
             *(name, type(hooks[name]).__name__, ", ".join(MOUNT_POINTS)),
         )
     return hooks
-
-
-def _tell_who_trains(hooks: HookList, task: Task) -> None:
-    """Warn where nobody says that it steps, which hooks made elsewhere cannot, or two do."""
-    logger = logging.getLogger("hookexp")
-    may_step = any(not isinstance(hook, Hook) for hook in hooks)
-    if task.trains and "optimizer" in hooks.that_train() and dist.rank() == 0:
-        logger.warning(
-            "task: %s says that it steps (trains = True), and hooks.optimizer steps too: leave one "
-            "to it with hooks=-optimizer",
-            type(task).__name__,
-        )
-    if hooks.that_train() or task.trains or may_step or dist.rank() > 0:
-        return
-    logger.warning(
-        "hooks: none of this run steps the optimizer, so the weights stay as they are; keep "
-        "hooks.optimizer (no hooks=none, no hooks=-optimizer), or write trains = True in the class "
-        "of the hook or task of yours that steps"
-    )
-
-
-def _tell_who_waits_for_validation(
-    cfg: DictConfig, hooks: HookList, schedulers: ParamSchedulers
-) -> None:
-    """Warn of each that is moved by a metric where no validation will measure one."""
-    if cfg.data.get("val") is not None or dist.rank() > 0:
-        return
-    watching = [f"hooks.{entry.name}" for entry in hooks.entries if _needs_metrics(entry.hook)]
-    watching += ["param_scheduler"] if _needs_metrics(schedulers) else []
-    for path in watching:
-        logging.getLogger("hookexp").warning(
-            "%s: waits for a metric of the validation, and data.val is null: it will do nothing by "
-            "it; give data.val, or leave it out",
-            path,
-        )
-
-
-def _tell_of_unnamed_metrics(cfg: DictConfig, task: Task) -> None:
-    """Warn where a run cannot know its best value, since the task leaves its metrics unnamed."""
-    measures = type(task).compute_metrics is not Task.compute_metrics
-    if task.metric_names or not measures or cfg.data.get("val") is None or dist.rank() > 0:
-        return
-    logging.getLogger("hookexp").warning(
-        "task: %s.metric_names is empty, so the run has no best value, and a wrong name of a "
-        "metric shows late; write into the class what compute_metrics returns, such as "
-        'metric_names = ("loss",)',
-        type(task).__name__,
-    )
-
-
-def _needs_metrics(part: Any) -> bool:
-    """Whether a hook, or the schedulers, would refuse a task without any metric."""
-    if not hasattr(part, "check_metrics"):
-        return False
-    try:
-        part.check_metrics(())
-    except ValueError:
-        return True
-    return False
 
 
 def _build_schedulers(cfg: DictConfig) -> ParamSchedulers:

@@ -46,6 +46,7 @@ FLOORS = {
         "app",
         "build",
         "build_data",
+        "build_doubts",
         "build_model",
         "build_optim",
         "verify",
