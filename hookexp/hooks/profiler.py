@@ -59,7 +59,7 @@ class ProfilerHook(Hook):
         with_stack: record file and line of each operation.
         with_flops: estimate the FLOPs of convolutions and matrix products.
         json_trace_path: also write the trace to this file, compressed if it ends in .gz; a
-            relative path begins at the run's folder. Where a schedule has several cycles, those
+            relative path is inside the run's folder. Where a schedule has several cycles, those
             after the first are trace.2.json, trace.3.json and so on.
 
     Raises:
@@ -91,7 +91,7 @@ class ProfilerHook(Hook):
         self.activity_with_cuda = activity_with_cuda
         self.schedule = None if schedule is None else _checked_schedule(schedule)
         self.on_trace_ready = _checked_options(on_trace_ready)
-        self.json_trace_path = json_trace_path
+        self.json_trace_path = _inside("json_trace_path", json_trace_path)
         self.record_shapes = record_shapes
         self.profile_memory = profile_memory
         self.with_stack = with_stack
@@ -237,6 +237,16 @@ def _table(profiler: torch.profiler.profile, options: Mapping[str, Any]) -> str:
     return str(profiler.key_averages().table(sort_by=sort_by, row_limit=row_limit))
 
 
+def _inside(option: str, path: str | None) -> str | None:
+    """A path within the run's folder, or a place elsewhere that is named from the root on."""
+    if path is not None and ".." in Path(path).parts:
+        raise ValueError(
+            f"{option}={path}: leads out of the run's folder; leave out the .., or give the whole "
+            "path from / on"
+        )
+    return path
+
+
 def _numbered(path: Path, number: int) -> Path:
     """The path itself for the first trace, `t.2.json.gz` in place of `t.json.gz` for the second."""
     if number == 1:
@@ -288,4 +298,6 @@ def _checked_options(given: Any) -> dict[str, Any] | Callable[[Any], None]:
                 f"on_trace_ready.{key}: {kind} has no such option; it has: "
                 f"{', '.join(TRACE_OPTIONS[kind])}"
             )
+    for key in ("dir_name", "worker_name"):
+        _inside(f"on_trace_ready.{key}", options.get(key))
     return options

@@ -306,6 +306,11 @@ def test_what_the_machine_does_not_have_is_an_error_before_training(
         ({"activity_with_cuda": "yes"}, "activity_with_cuda=yes: use true, false or auto"),
         ({"schedule": {"wait": 1}}, "schedule={'wait': 1}: .* it takes wait, warmup, active"),
         ({"schedule": {"wait": 1, "warmup": 0, "active": 0}}, "active has to be above 0"),
+        ({"json_trace_path": "../x.json"}, "json_trace_path=../x.json: leads out of the run's"),
+        (
+            {"on_trace_ready": {"type": "tb_trace", "dir_name": "a/../.."}},
+            "on_trace_ready.dir_name=a/../..: leads out of the run's folder",
+        ),
         ({"on_trace_ready": "log"}, "on_trace_ready=log: use log_trace, tb_trace, a mapping"),
         (
             {"on_trace_ready": {"type": "tb_trace", "sort_by": "x"}},
