@@ -24,6 +24,7 @@ from hookexp.compose.checks import check_config
 from hookexp.compose.command_line import CommandLine
 from hookexp.compose.completion import prepare
 from hookexp.compose.conf_dir import VERSION_BASE, conf_dir
+from hookexp.compose.finished import tell_finished
 from hookexp.compose.folders import FolderInUse, refuse_used, unwritable
 from hookexp.compose.help_text import versions
 from hookexp.compose.isolation import restored_process_state
@@ -33,10 +34,9 @@ from hookexp.compose.modes import check_mode
 from hookexp.compose.named_sets import SetSearchPath, check_taken_away
 from hookexp.compose.old_keys import drop_keys_of_old_targets
 from hookexp.compose.register import register
-from hookexp.compose.secrets import masked_words, save_config
+from hookexp.compose.secrets import masked_words, save_config, save_words
 from hookexp.compose.startup import collector_paused, resume_collector
 from hookexp.compose.streams import make_sturdy
-from hookexp.compose.typed import words_of_an_evaluation
 from hookexp.log import FILE_ONLY
 from hookexp.signals import leave_if_asked, leave_quietly
 
@@ -106,15 +106,17 @@ def _run(cfg: DictConfig, work_dir: Path) -> float | None:
     refuse_used(work_dir, cfg)
     check_taken_away(cfg, HydraConfig.get().runtime.choices)
     with locked(work_dir):
-        try:
-            save_config(cfg, work_dir)
-        except OSError as error:
-            raise unwritable("hydra.run.dir", work_dir, error) from error
         from hookexp import dist
+        from hookexp.build import summary_of_finished_run
 
-        drop_keys_of_old_targets(cfg, [str(w) for w in HydraConfig.get().overrides.task])
         try:
-            summary = _build_and_run(cfg, work_dir)
+            summary = summary_of_finished_run(cfg, work_dir)
+            if summary is None:
+                summary = _save_and_run(cfg, work_dir)
+            elif dist.rank() == 0:
+                tell_finished(summary, cfg, work_dir)
+                if HydraConfig.get().mode == RunMode.MULTIRUN:
+                    save_words(work_dir / ".hydra")  # The sweep's table reads it.
         finally:
             dist.close()
     if summary is None:
@@ -124,31 +126,23 @@ def _run(cfg: DictConfig, work_dir: Path) -> float | None:
     return summary.objective_value
 
 
-def _build_and_run(cfg: DictConfig, work_dir: Path) -> Summary | None:
-    from hookexp import dist
-    from hookexp.build import build_runner, summary_of_finished_run
+def _save_and_run(cfg: DictConfig, work_dir: Path) -> Summary | None:
+    from hookexp.build import build_runner
     from hookexp.verify import verify_resume
 
+    try:
+        save_config(cfg, work_dir)
+    except OSError as error:
+        raise unwritable("hydra.run.dir", work_dir, error) from error
+    drop_keys_of_old_targets(cfg, [str(w) for w in HydraConfig.get().overrides.task])
     if cfg.mode == "verify_resume":
         resume_collector()
         verify_resume(cfg, work_dir)
         return None
     cfg = for_lr_find(cfg) if cfg.mode == "lr_find" else cfg
-    summary = summary_of_finished_run(cfg, work_dir)
-    if summary is None:
-        runner = build_runner(cfg, work_dir=work_dir)
-        resume_collector()
-        summary = runner.run(cfg.mode)
-    elif dist.rank() == 0:
-        _tell_finished(summary, work_dir, words_of_an_evaluation(cfg))
-    return summary
-
-
-def _tell_finished(summary: Summary, work_dir: Path, words_of_an_evaluation: str) -> None:
-    logger = logging.getLogger("hookexp")
-    logger.info("this run is over; a larger trainer.max_epochs or max_iters would continue it")
-    for line in summary.describe(work_dir, words_of_an_evaluation):
-        logger.info(line)
+    runner = build_runner(cfg, work_dir=work_dir)
+    resume_collector()
+    return runner.run(cfg.mode)
 
 
 def _check_job(cfg: DictConfig, work_dir: Path) -> None:

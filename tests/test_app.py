@@ -199,6 +199,20 @@ def test_a_job_of_a_sweep_equals_the_same_command_alone(tmp_path: Path) -> None:
     assert all(torch.equal(expected[key], found[key]) for key in expected)
 
 
+def test_a_sweep_issued_again_has_its_finished_runs_in_its_table(tmp_path: Path) -> None:
+    words = ["-m", "hydra.sweep.dir=sweep", "resume=auto", "optimizer.lr=0.1,0.2", *SHORT]
+    code, first, _ = finish(start(tmp_path, *words))
+    assert code == 0
+    configs = [*(tmp_path / "sweep").glob("*/.hydra/config.yaml")]
+    assert len(configs) == 2
+    for file in (tmp_path / "sweep").rglob("*"):
+        os.utime(file, (0, 0))
+    code, again, _ = finish(start(tmp_path, *words))
+    assert code == 0 and again.count("this run is over") == 2
+    assert again.partition("Runs in")[2] == first.partition("Runs in")[2]
+    assert [file.stat().st_mtime for file in configs] == [0, 0]
+
+
 def test_ctrl_c_leaves_with_130_and_no_traceback(tmp_path: Path) -> None:
     process = start(tmp_path, "trainer.max_epochs=100000", "hooks=none", "trainer.device=cpu")
     deadline = time.monotonic() + 60

@@ -100,14 +100,19 @@ def test_a_finished_run_is_left_as_it_is_and_can_be_extended(tmp_path):
     assert finish(start(*command)) == 0
 
     def contents():
-        return {p.name: p.read_bytes() for p in run.iterdir() if p.is_file() and p.suffix != ".log"}
+        files = [path for path in run.rglob("*") if path.is_file()]
+        return {p: p.read_bytes() for p in files if p.suffix != ".log" and p.name != ".lock"}
 
     before = contents()
     assert finish(start(*command)) == 0
-    assert {k: v for k, v in contents().items() if k != ".lock"} == {
-        k: v for k, v in before.items() if k != ".lock"
-    }
-    assert "this run is over" in (run / "hookexp.log").read_text()
+    assert contents() == before
+    log = (run / "hookexp.log").read_text()
+    assert "this run is over" in log and "trained with: " not in log
+
+    assert finish(start(*command, "seed=3", "hooks=-iter_timer+grad_norm")) == 0
+    assert contents() == before
+    told = "trained with: no hooks.iter_timer, hooks.grad_norm (was not there), seed=3 (was 0); "
+    assert told in (run / "hookexp.log").read_text()
 
     assert finish(start(*command, "trainer.max_epochs=4")) == 0
     assert finish(start(f"hydra.run.dir={longer}", *SHORT, "trainer.max_epochs=4")) == 0

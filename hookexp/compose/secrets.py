@@ -59,6 +59,11 @@ def save_config(cfg: DictConfig, work_dir: Path) -> None:
         folder = work_dir / f".hydra_{cfg.mode}"
     folder.mkdir(exist_ok=True)
     _write(OmegaConf.to_container(cfg, resolve=False), folder / "config.yaml")
+    save_words(folder)
+
+
+def save_words(folder: Path) -> None:
+    """Write what was typed, and Hydra's part of the config."""
     hydra = OmegaConf.to_container(HydraConfig.instance().cfg or {}, resolve=False)
     _write(hydra, folder / "hydra.yaml")
     overrides = [str(word) for word in HydraConfig.get().overrides.task]
