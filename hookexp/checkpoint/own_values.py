@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from functools import partial
 from typing import Any
 
@@ -34,6 +35,7 @@ from hookexp.checkpoint.plain_form import PLAIN, can_be_held, to_plain
 from hookexp.checkpoint.trace import ELSEWHERE, Trace, trace
 from hookexp.checkpoint.unlisted import parts_of
 from hookexp.device import map_tensors
+from hookexp.optim.shared_groups import shared_groups
 from hookexp.task import Task
 
 logger = logging.getLogger("hookexp")
@@ -97,6 +99,12 @@ class OwnValues:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Put back what there still is; of the rest one line says that it begins anew."""
+        with ExitStack() as stack:
+            for optimizer in self._optimizers.values():
+                stack.enter_context(shared_groups(optimizer))
+            self._load(state)
+
+    def _load(self, state: Mapping[str, Any]) -> None:
         device, owners = self._device(), dict(self._owners())
         for path, values in state.items():
             if path not in owners:

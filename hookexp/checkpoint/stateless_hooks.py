@@ -36,9 +36,9 @@ class StatelessHooks:
                 self._entries.remove(entry)
                 logger.warning(
                     "hooks.%s: %s changes %s and has no state_dict, so a resumed run begins anew "
-                    "with that; give it state_dict and load_state_dict (%s)",
+                    "with that; give it state_dict and load_state_dict; if nothing depends on it "
+                    "the first may return {}",
                     *(entry.name, type(entry.hook).__name__, ", ".join(names)),
-                    "if nothing depends on it, they may hold nothing",
                 )
 
 

@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 from hookexp.errors import ConfigError
 from hookexp.optim.fused_sgd import fill_momentum
 from hookexp.optim.group_values import GroupValues
+from hookexp.optim.shared_groups import shared_groups
 
 
 class OptimizerStates:
@@ -109,7 +110,8 @@ class OptimizerStates:
         places = [place.get(known) for known in self.names_of(name)]
         saved, gradients = state["optimizers"][name], state["gradients"][name]
         moved, groups = _moved(saved["state"], places), self._merged(name, state)
-        optimizer.load_state_dict({**saved, "state": moved, "param_groups": groups})
+        with shared_groups(optimizer):
+            optimizer.load_state_dict({**saved, "state": moved, "param_groups": groups})
         dtypes = state.get("dtypes", {}).get(name)  # Older checkpoints do not say.
         for parameter, index in zip(parameters_of(optimizer), places, strict=True):
             gradient = None if index is None else gradients[index]

@@ -160,6 +160,30 @@ class Slowing(torch.optim.SGD):
         super().step(closure)
 
 
+class Lookahead(torch.optim.Optimizer):
+    """Wraps another, which has the same groups; keeps slow weights of its own."""
+
+    inner = torch.optim.SGD
+
+    def __init__(self, params, **options):
+        self.fast = self.inner(params, **options)
+        super().__init__(self.fast.param_groups, {})
+        self.param_groups = self.fast.param_groups
+        self.num_steps = 0
+        self.slow = [[p.detach().clone() for p in g["params"]] for g in self.param_groups]
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        self.fast.step()
+        self.num_steps += 1
+        for group, slow in zip(self.param_groups, self.slow, strict=True):
+            group["lr"] *= 0.99
+            for weight, average in zip(group["params"], slow, strict=True):
+                average.lerp_(weight, 0.5)
+                if self.num_steps % 3 == 0:
+                    weight.copy_(average)
+
+
 @pytest.mark.parametrize("stops", [[1], [4], [2, 5], [11, 12]])
 @pytest.mark.parametrize(
     ("make_task", "make_model", "optimizer"),
@@ -167,6 +191,7 @@ class Slowing(torch.optim.SGD):
         (BaselineTask, TinyModel, torch.optim.SGD),
         (TinyTask, Recurrent, torch.optim.SGD),
         (TinyTask, TinyModel, Slowing),
+        (TinyTask, TinyModel, Lookahead),
         (TinyTask, LearnsItsState, torch.optim.SGD),
         (TinyTask, HidesATeacher, torch.optim.SGD),
         (KeepsObjects, TinyModel, torch.optim.SGD),
