@@ -13,6 +13,8 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, read_write
 
 from hookexp.compose.secrets import masked_words
@@ -122,9 +124,9 @@ def refuse_used(folder: Path, cfg: DictConfig) -> None:
             is_other = not is_search and cfg.resume is not None
             other = f", which resume={cfg.resume} is not of" if is_other else ""
             way_out = "" if is_search else "continue it with resume=auto, or "
+            where = str(folder) if _is_of_a_sweep() else f"hydra.run.dir={folder}"
             raise FolderInUse(
-                f"hydra.run.dir={folder}: holds a run already ({name}){other}; "
-                f"{way_out}choose another folder"
+                f"{where}: holds a run already ({name}){other}; {way_out}choose another folder"
             )
 
 
@@ -149,6 +151,10 @@ def is_other_rank() -> bool:
 def is_one_of_several() -> bool:
     """Whether torchrun started more processes than this one."""
     return int(os.environ.get("WORLD_SIZE", "1")) > 1
+
+
+def _is_of_a_sweep() -> bool:
+    return HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
 
 
 def _is_given(key: str, cfg: DictConfig) -> bool:

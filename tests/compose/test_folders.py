@@ -218,5 +218,6 @@ def test_a_sweep_over_finished_runs_leaves_them_alone(
     answer = cli("-m", "hydra.sweep.dir=sweep", "optimizer.lr=0.1,0.2")
     assert answer.code == 1
     assert "0_optimizer.lr-0.1: holds a run already (last_checkpoint)" in answer.err
+    assert "hydra.run.dir" not in answer.err
     assert (job / "summary.json").read_text() == "{}"
     assert [work_dir.name for _, work_dir in stub_runs] == ["1_optimizer.lr-0.2"]
