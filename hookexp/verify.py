@@ -36,8 +36,8 @@ _LIKELY = {
     "state_dict": "the forward pass or the optimizer depends on something that is not saved: "
     "randomness from a generator of its own, a cache, the clock",
     "ema_state_dict": "the hook that averages weights does not save all of its state",
-    "beside": "the task, a loss or a module keeps something that is not saved: an object without a "
-    "state_dict, a list that is shared, a tensor that requires grad",
+    "beside": "the task, a loss or a module keeps something that is not saved: an object that is "
+    "more than values and has no state_dict, a long list that is changed in place",
     "sampler": "a hook changes what the loader counts batches by",
     "stream": "the object that gives batches does not say all of where it stands",
     "optimizer": "an optimizer keeps values outside of its state_dict",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections import Counter, defaultdict, deque
 from enum import Enum
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -662,19 +663,21 @@ def test_it_can_be_left_out(make_runner, tmp_path, caplog):
     assert "resume: beside: what it holds is left out (resume_ignore)" in caplog.messages
 
 
-def test_a_tensor_that_others_have_too_stays_theirs():
-    def parts():
-        task, model = TinyTask(), TinyModel()
-        task.bank = model.inner.bank = torch.zeros(3)
-        beside = Beside(model, task)
-        beside.values.begin()
-        return task, model, beside
+def sharing(make):
+    """A task and a module of a model that have one and the same, and what is saved of them."""
+    task, model = TinyTask(), TinyModel()
+    task.bank = model.inner.bank = make()
+    beside = Beside(model, task)
+    beside.values.begin()
+    return task, model, beside
 
-    task, model, beside = parts()
+
+def test_a_tensor_that_others_have_too_stays_theirs():
+    task, model, beside = sharing(partial(torch.zeros, 3))
     task.bank[0] += 1
     saved = beside.state_dict()
     assert list(saved["values"][0]["task"]) == ["bank"]
-    task, model, beside = parts()
+    task, model, beside = sharing(partial(torch.zeros, 3))
     beside.load_values(saved)
     assert task.bank[0] == 1 and task.bank is model.inner.bank
 
@@ -856,19 +859,12 @@ def test_what_others_have_too_stays_what_it_is_where_an_attribute_becomes_anothe
 
 
 def test_an_array_that_others_have_too_stays_theirs():
-    def parts():
-        task, model = TinyTask(), TinyModel()
-        task.bank = model.bank = np.zeros(3)
-        beside = Beside(model, task)
-        beside.values.begin()
-        return task, model, beside
-
-    task, model, beside = parts()
+    task, model, beside = sharing(partial(np.zeros, 3))
     task.bank[0] += 1
     saved = beside.state_dict()
-    task, model, beside = parts()
+    task, model, beside = sharing(partial(np.zeros, 3))
     beside.load_values(saved)
-    assert task.bank[0] == 1 and task.bank is model.bank
+    assert task.bank[0] == 1 and task.bank is model.inner.bank
 
 
 @pytest.mark.parametrize(
@@ -884,17 +880,10 @@ def test_an_array_that_others_have_too_stays_theirs():
     ],
 )
 def test_what_others_have_too_stays_theirs(make, change):
-    def parts():
-        task, model = TinyTask(), TinyModel()
-        task.bank = model.inner.bank = make()
-        beside = Beside(model, task)
-        beside.values.begin()
-        return task, model, beside
-
-    task, _, beside = parts()
+    task, _, beside = sharing(make)
     change(task.bank)
     saved, changed = beside.state_dict(), repr(to_plain(task.bank))
-    task, model, beside = parts()
+    task, model, beside = sharing(make)
     beside.load_state_dict(saved)
     beside.load_values(saved)
     assert repr(to_plain(task.bank)) == changed
