@@ -12,18 +12,16 @@ from __future__ import annotations
 import json
 import logging
 import re
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from omegaconf import DictConfig, OmegaConf
-from torch import Tensor
 
 from hookexp import dist
 from hookexp.build import build_hooks, build_runner
 from hookexp.checkpoint.host_copy import HostCopy
 from hookexp.checkpoint.snapshot import collect, collect_of_hooks
+from hookexp.differences import first_difference
 from hookexp.errors import ConfigError
 from hookexp.hook import Batch, Hook, Priority
 from hookexp.runner import Runner
@@ -69,7 +67,7 @@ def verify_resume(cfg: DictConfig, work_dir: Path) -> None:
     whole = _train(cfg, work_dir / "whole", iters, resume=None)
     checkpoint = work_dir / "whole" / _FILE
     resumed = _train(cfg, work_dir / "resumed", iters, resume=checkpoint)
-    difference = _of_any_rank(_first_difference(whole, resumed))
+    difference = _of_any_rank(first_difference(whole, resumed))
     if difference is None:
         logger.info(
             "verified: a run resumed after %d of %d iterations is the run that was not stopped, "
@@ -78,7 +76,7 @@ def verify_resume(cfg: DictConfig, work_dir: Path) -> None:
         )
         return
     again = _train(cfg, work_dir / "again", iters, resume=None)
-    if _of_any_rank(_first_difference(whole, again)) is not None:
+    if _of_any_rank(first_difference(whole, again)) is not None:
         raise ConfigError(
             f"not verified: two runs from the same start differ already ({difference}); "
             "try trainer.deterministic=true"
@@ -173,39 +171,3 @@ def _rows_after(log: Path, step: int, left_out: set[str]) -> list[dict[str, Any]
         for row in rows
         if row["step"] > step
     ]
-
-
-def _first_difference(one: Any, two: Any, path: str = "") -> str | None:
-    """Where two nested states differ first, in words; None if they are equal bit for bit."""
-    if isinstance(one, Tensor) and isinstance(two, Tensor):
-        one, two = (t.to_dense() if t.is_sparse else t for t in (one, two))
-        if torch.equal(one, two) or (
-            one.shape == two.shape and torch.equal(_bits(one), _bits(two))
-        ):
-            return None
-        if one.shape != two.shape:
-            return f"{path}: is of shape {tuple(two.shape)}, not {tuple(one.shape)}"
-        gap = (one.double() - two.double()).abs().max().item()
-        return f"{path}: differs by up to {gap:.3g}"
-    if isinstance(one, Mapping) and isinstance(two, Mapping):
-        for key in [*one, *(k for k in two if k not in one)]:
-            if key not in one or key not in two:
-                return f"{path}.{key}: is in one of the two alone".lstrip(".")
-            found = _first_difference(one[key], two[key], f"{path}.{key}".lstrip("."))
-            if found is not None:
-                return found
-        return None
-    if isinstance(one, (list, tuple)) and isinstance(two, (list, tuple)):
-        if len(one) != len(two):
-            return f"{path}: has {len(two)} items, not {len(one)}"
-        pairs = enumerate(zip(one, two, strict=True))
-        found_in = (_first_difference(a, b, f"{path}[{n}]") for n, (a, b) in pairs)
-        return next((found for found in found_in if found is not None), None)
-    if one == two or (one != one and two != two):
-        return None
-    return f"{path}: is {two!r}, not {one!r}"
-
-
-def _bits(tensor: Tensor) -> Tensor:
-    """The bytes, so that a NaN equals itself."""
-    return tensor.contiguous().view(-1).view(torch.uint8)

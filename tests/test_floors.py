@@ -13,7 +13,18 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "hookexp"
 
 FLOORS = {
-    0: ["errors", "hidden", "append_file", "dist", "device", "seed", "log", "numeric", "precision"],
+    0: [
+        "errors",
+        "hidden",
+        "append_file",
+        "differences",
+        "dist",
+        "device",
+        "seed",
+        "log",
+        "numeric",
+        "precision",
+    ],
     1: ["hook", "host_time", "state", "task", "sink", "monitor", "settings"],
     2: [
         "hook_list",
@@ -34,6 +45,7 @@ FLOORS = {
         "data.doubts",
         "data.loader",
         "data.sampler",
+        "data.source",
         "data.prefetch",
         "data.stream",
         "data.tracking",
