@@ -12,33 +12,23 @@ A state is asked for after each batch and kept with it, since loaders read ahead
 Where none does, it is asked for again once that batch was trained on: a hook may have changed it.
 
 Between two passes a source with a state has to stand as the first of them left it. So what that one
-was asked last is asked again: for more than there is, or for the last batch of a limit.
+was asked last is asked again: for more than there is, or for the last batch of a limit. Only if a
+hook has changed the source since does what it says by then take the place of that.
 """
 
 from __future__ import annotations
 
-import copy
 import logging
 from collections import deque
 from collections.abc import Iterable, Iterator, Sized
 from dataclasses import dataclass
-from itertools import chain, islice
+from itertools import islice
 from typing import Any
 
-import torch
-from torch.utils.data import DataLoader
-
-from hookexp.data import workers
-from hookexp.data.doubts import doubts_about
-from hookexp.data.tracking import (
-    Position,
-    Stateful,
-    copy_of,
-    generators_of,
-    samplers_of,
-    tracked,
-)
-from hookexp.seed import rng_state, set_rng_state
+from hookexp.data.source import Source
+from hookexp.data.tracking import Position
+from hookexp.differences import first_difference
+from hookexp.seed import rng_state
 
 logger = logging.getLogger("hookexp")
 _READ_AHEAD = 4
@@ -75,10 +65,7 @@ class BatchStream:
         self.sampler = getattr(batches, "sampler", None)
         self.batch_sampler = getattr(batches, "batch_sampler", None)
         self.batch_size = getattr(batches, "batch_size", None)
-        self._source, self._tracker = tracked(batches)
-        self._generators = generators_of(batches)
-        if self._tracker is not None:
-            self._tracker.generators = self._generators
+        self._source = Source(batches)
         self._passes: deque[_Pass] = deque(maxlen=_READ_AHEAD)
         self._positions: deque[tuple[int, Position]] = deque(maxlen=_READ_AHEAD)
         """Where a stateful source stood after the last batches, by the number of the next one."""
@@ -86,9 +73,12 @@ class BatchStream:
         """The number of the next batch, while the last one is being trained on."""
         self._end: Position | None = None
         """Where it stood after the last whole pass."""
+        self._said_at_end: dict[str, Any] | None = None
+        """What it said by then, once that pass was read to its end."""
         self._began_from: dict[str, Any] | None = None
         """What the pass that is being read was begun with."""
         self._to_resume: dict[str, Any] | None = None
+        self._has_told_change = False
 
     def __len__(self) -> int:
         if not isinstance(self.batches, Sized):
@@ -108,7 +98,7 @@ class BatchStream:
     @property
     def has_workers(self) -> bool:
         """Whether a DataLoader reads it in other processes, which have copies of the data set."""
-        return isinstance(self.batches, DataLoader) and self.batches.num_workers > 0
+        return self._source.has_workers
 
     @property
     def may_be_read_ahead(self) -> bool:
@@ -129,15 +119,15 @@ class BatchStream:
             return self._to_resume
         self._look_again()
         if number == 0:
-            return self._began_from or self._between(self._end)
+            return self._began_from or self._between(self._end_or_change())
         for one in reversed(self._passes):
             # A batch at the border of two passes is the last of the first one.
             # Without a source's state, the next one, begun ahead, has drawn from the generators.
-            counts_from_its_begin = one.first < number or self._tracker is None
+            counts_from_its_begin = one.first < number or not self._source.is_stateful
             if one.began_at < number or (one.began_at == number and counts_from_its_begin):
                 position, generators = self._position(number, one), one.generators
                 if position.ended_by:
-                    generators = {"own": self._own_states()}
+                    generators = {"own": self._source.generator_states()}
                 return _state(number - one.first, position, generators)
         return _begin_and_drop(number)
 
@@ -147,33 +137,19 @@ class BatchStream:
         Between two passes a source stands there at once, so that what hooks set before the next
         one, such as an epoch, is not undone by it.
         """
-        if self._tracker is None and state["source"] is not None:
+        if not self._source.is_stateful and state["source"] is not None:
             state = _begin_and_drop(state["in_pass"])  # It has workers now, or is another.
         if _is_between(state):
-            self._set_own(state["generators"].get("own", ()))
+            self._source.set_generators(state["generators"].get("own", ()))
             if state["source"] is None:
                 return
             end = _position_in(state)
-            if not self._has_gone_over(end):
+            if end.ended_by == "change":
+                self._source.load(end.source)
+            if end.ended_by == "change" or not self._source.has_gone_over(end):
                 self._end = end
                 return
         self._to_resume = state
-
-    def _has_gone_over(self, end: Position) -> bool:
-        """Put a source to the end of a pass; whether what it gives then is the next pass.
-
-        It is what a source gives that had begun the next one when it was asked.
-        """
-        generators, own = rng_state(), self._own_states()
-        self._load(end.source)
-        ahead = []
-        if end.ended_by:
-            batches = self._begin()
-            self._drop(batches, end.again)
-            ahead = list(islice(batches, 1)) if end.ended_by == "data" else []
-        set_rng_state(generators)
-        self._set_own(own)
-        return bool(ahead)
 
     def apart(self, number: int) -> Iterator[Any]:
         """Batches of copies, which do not move this stream, while it stands before that number.
@@ -184,11 +160,10 @@ class BatchStream:
         Raises:
             TypeError: for what can be read only once, or not be copied.
         """
-        stateful = None if self._tracker is None else self._tracker.stateful
-        other = BatchStream(copy_of(self.batches, stateful), limit=self.limit)
+        other = BatchStream(self._source.copied(), limit=self.limit)
         state = self.state_dict(number)
-        if stateful is None:
-            other._set_own(state["generators"].get("own", ()))
+        if not self._source.is_stateful:
+            other._source.set_generators(state["generators"].get("own", ()))
             return other.iterate(0)
         other.endless = self.endless
         other.load_state_dict(state)
@@ -196,18 +171,16 @@ class BatchStream:
 
     def close(self) -> None:
         """End the workers that a DataLoader keeps from pass to pass."""
-        if isinstance(self._source, DataLoader):
-            iterator, self._source._iterator = self._source._iterator, None
-            workers.end(iterator)
+        self._source.close()
 
     def doubts(self) -> str:
         """Why a run that is resumed may not be exact; empty if it is."""
-        doubts = doubts_about(self.batches, self._tracker is not None)
-        if doubts or self._tracker is None or self.limit != 1:
+        doubts = self._source.doubts()
+        if doubts or not self._source.is_stateful or self.limit != 1:
             return doubts
         return (
             "with one batch in an epoch, a run that is resumed is exact only if "
-            f"{type(self._tracker.stateful).__name__} begins a pass when it is given to iter(), "
+            f"{self._source.name_of_stateful} begins a pass when it is given to iter(), "
             "and not when it is asked for the first item"
         )
 
@@ -218,8 +191,9 @@ class BatchStream:
             self._passes.append(one)
             for batch in _limited(batches, self.limit, number - one.first):
                 number += 1
-                if self._tracker is not None:
-                    self._positions.append((number, self._tracker.position()))
+                position = self._source.position()
+                if position is not None:
+                    self._positions.append((number, position))
                 try:
                     self._handed_out = number
                     yield batch
@@ -231,11 +205,13 @@ class BatchStream:
             # Where all of a pass was read before the stop, the source has yet to be put there.
             had_ended = was_resumed and state is not None and bool(_position_in(state).ended_by)
             end, state = self._end, None
-            if had_ended and end is not None and self._has_gone_over(end):
+            if had_ended and end is not None and self._source.has_gone_over(end):
                 state = self._between(end)
             is_dry = number == one.began_at and not was_resumed
             if not self.endless or is_dry:
                 self._to_resume = state
+                if end is not None and end.ended_by and state is None:
+                    self._said_at_end = self._source.state()
                 return
 
     def _look_again(self) -> None:
@@ -243,30 +219,36 @@ class BatchStream:
 
         Not of one that is read ahead of training by workers.
         """
-        if self._tracker is None or self._handed_out is None or self.has_workers:
+        if not self._source.is_stateful or self._handed_out is None or self.has_workers:
             return
         number, position = self._positions[-1]
         if number == self._handed_out:
-            self._positions[-1] = (number, position._replace(source=self._tracker.state()))
+            self._positions[-1] = (number, position._replace(source=self._source.state()))
 
     def _pass(self, number: int, state: dict[str, Any] | None) -> tuple[_Pass, Iterator[Any]]:
         """A pass whose next batch has that number, from its begin or from a state inside it."""
+        self._said_at_end = None
         if state is not None and not _is_between(state):
             position = _position_in(state)
             self._positions.append((number, position))
             one = _Pass(number - state["in_pass"], number, state["generators"])
             self._reorder(one.first)
-            if not position.ended_by:
-                return one, self._resumed(state)
-            self._set_own(state["generators"].get("own", ()))
-            return one, iter(())
+            if position.ended_by:
+                self._source.set_generators(state["generators"].get("own", ()))
+                return one, iter(())
+            return one, self._source.continued(position, state["in_pass"], state["generators"])
         end = self._end if state is None else _position_in(state)
         self._began_from = self._between(end)
-        generators: dict[str, Any] = {"own": self._own_states()}
-        if self._tracker is None:
+        generators: dict[str, Any] = {"own": self._source.generator_states()}
+        if not self._source.is_stateful:
             generators["global"] = rng_state()
         self._reorder(number)
-        batches = self._begin() if state is None or end is None else self._after(end)
+        if end is None:
+            batches = self._source.begin()
+        elif end.ended_by == "change":
+            batches = self._source.begin_as_changed(end.own)
+        else:
+            batches = self._source.begin() if state is None else self._source.after(end)
         return _Pass(number, number, generators), batches
 
     def _reorder(self, first: int) -> None:
@@ -275,63 +257,9 @@ class BatchStream:
         A run by epochs has a hook for it. Here the passes are counted by the batches before them,
         which a resumed run knows as well.
         """
-        if not self.endless or self._tracker is not None:
-            return
-        for sampler in samplers_of(self.batches):
-            if hasattr(sampler, "set_epoch"):
-                sampler.set_epoch(first // len(self) if isinstance(self.batches, Sized) else first)
-
-    def _after(self, end: Position) -> Iterator[Any]:
-        """The pass that a source had gone over to when it was asked where another one had ended."""
-        self._load(end.source)
-        batches = self._begin()
-        self._drop(batches, end.again)
-        return batches
-
-    def _resumed(self, state: dict[str, Any]) -> Iterator[Any]:
-        """An iterator that stands where a state was asked for.
-
-        Making one draws from the global generators (a DataLoader draws a seed for its workers),
-        which the run that was not stopped did at the begin of the pass.
-        """
-        generators = rng_state()
-        position = _position_in(state)
-        if "global" in state["generators"]:
-            set_rng_state(state["generators"]["global"])
-        self._set_own(state["generators"].get("own", ()))
-        self._load(position.source)
-        batches = self._begin()
-        if self._tracker is not None:
-            self._tracker.resume(position.own)
-        if state["in_pass"] == 0:
-            # A sampler draws when it is asked for the first one.
-            batches = chain(list(islice(batches, 1)), batches)
-        elif position.source is None:
-            logger.info(
-                "data.train: %d batches are read and dropped to continue after them",
-                state["in_pass"],
-            )
-        self._drop(batches, position.again)
-        set_rng_state(generators)
-        return batches
-
-    def _begin(self) -> Iterator[Any]:
-        if not isinstance(self._source, DataLoader):
-            return iter(self._source)
-        if not isinstance(self._source, Stateful):
-            # Workers that are kept draw no new seed. A resumed run has to start some, and draws
-            # one: so does each pass, for what it costs to start workers.
-            self.close()
-        return workers.iterate(self._source)
-
-    def _drop(self, batches: Iterator[Any], number: int) -> None:
-        for _ in islice(batches, number):
-            if self._tracker is not None:
-                self._tracker.position()
-
-    def _load(self, source: dict[str, Any] | None) -> None:
-        if source is not None and self._tracker is not None:
-            self._tracker.stateful.load_state_dict(copy.deepcopy(source))
+        if self.endless and not self._source.is_stateful:
+            is_sized = isinstance(self.batches, Sized)
+            self._source.reorder(first // len(self) if is_sized else first)
 
     def _position(self, number: int, one: _Pass) -> Position:
         """Where the source stood before batch `number`.
@@ -340,7 +268,7 @@ class BatchStream:
         objects go on with a pass until they are asked for an item, and only then begin another.
         """
         in_pass, positions = number - one.first, dict(self._positions)
-        if self._tracker is None or number not in positions:
+        if not self._source.is_stateful or number not in positions:
             return Position(None, again=in_pass)
         is_last = self.limit is not None and in_pass >= self.limit
         if is_last and in_pass > 1 and number > one.began_at and number - 1 in positions:
@@ -350,10 +278,10 @@ class BatchStream:
 
     def _end_of(self, number: int, one: _Pass) -> Position | None:
         """Where the source stood when a pass was over, before what it was asked last."""
-        if self._tracker is None:
+        if not self._source.is_stateful:
             return None
         if number == one.began_at and number not in dict(self._positions):
-            return Position(self._tracker.state())  # It was empty.
+            return Position(self._source.state())  # It was empty.
         is_limited = self.limit is not None and number - one.first >= self.limit
         return self._position(number, one)._replace(ended_by="limit" if is_limited else "data")
 
@@ -362,14 +290,27 @@ class BatchStream:
 
         A source that was not read is not asked either: torchdata's loader begins a pass to answer.
         """
-        return _state(0, end or Position(None), {"own": self._own_states()})
+        return _state(0, end or Position(None), {"own": self._source.generator_states()})
 
-    def _own_states(self) -> list[torch.Tensor]:
-        return [generator.get_state() for generator in self._generators]
-
-    def _set_own(self, states: Iterable[torch.Tensor]) -> None:
-        for generator, saved in zip(self._generators, states, strict=False):
-            generator.set_state(saved)
+    def _end_or_change(self) -> Position | None:
+        """Where the last pass has ended, or what a hook has made of the source since."""
+        if self._said_at_end is None or self._end is None:
+            return self._end
+        now = self._source.state()
+        change = first_difference(self._said_at_end, now)
+        if change is None:
+            return self._end
+        if self._end.ended_by == "data":
+            return Position(now, ended_by="change", own=self._source.generator_states())
+        if not self._has_told_change:
+            logger.warning(
+                "data: %s was changed after a pass that a limit has cut short (%s), which a "
+                "resumed run begins without: change it in before_train_epoch",
+                self._source.name_of_stateful,
+                change,
+            )
+        self._has_told_change = True
+        return self._end
 
 
 def _state(in_pass: int, position: Position, generators: dict[str, Any]) -> dict[str, Any]:

@@ -37,7 +37,8 @@ class Position(NamedTuple):
     again: int = 0
     """How many batches come from there to here."""
     ended_by: str = ""
-    """`data` if its pass has been read to the end, `limit` if there were enough batches."""
+    """How its pass has ended: `data` if all was read, `limit` if there were enough batches,
+    `change` if something has changed the source since. Empty in the middle of a pass."""
     own: Sequence[torch.Tensor] = ()
     """The states of generators that it draws from and does not hold itself."""
 

@@ -446,6 +446,72 @@ def test_what_training_changes_in_a_source_is_in_its_state(endless):
         assert [row[1] for row in again] == [row[1] for row in whole[number:]]
 
 
+class Scaled:
+    """A mixin: what it gives is moved by what a hook has set, which is in its state."""
+
+    shift = 0
+
+    def __iter__(self):
+        return ((one + self.shift) % 20 for one in super().__iter__())
+
+    def state_dict(self):
+        return {**super().state_dict(), "shift": self.shift}
+
+    def load_state_dict(self, state):
+        super().load_state_dict(state)
+        self.shift = state["shift"]
+
+
+def shifted(kind, **loader):
+    """A source of that kind with what a hook changes in it, which is the sampler of a loader."""
+    source = type(f"Shifted{kind.__name__}", (Scaled, kind), {})()
+    return (DataLoader(Rows(), sampler=source, **loader) if loader else source), source
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        partial(shifted, OwnBatches),
+        partial(shifted, AnewBatches),
+        *(
+            partial(shifted, sampler, batch_size=batch_size, num_workers=workers)
+            for sampler, batch_size, workers in (
+                (OwnSampler, 4, 0),
+                (AnewSampler, 3, 0),
+                (AnewSampler, 3, 1),
+                (SamplerOfAGenerator, 3, 0),
+            )
+        ),
+    ],
+)
+def test_what_a_hook_changes_in_a_source_between_two_passes_is_in_its_state(make):
+    def run(saved=None, epochs=(0, 1, 2, 3)):
+        batches, source = make()
+        training = Training(batches)
+        if saved is not None:
+            training.load(saved)
+        for _ in epochs:
+            seen = training.run_epochs(1)
+            source.shift += 3
+            yield seen, training.save()
+
+    whole = list(run())
+    for epoch in range(3):
+        again = run(whole[epoch][1], range(epoch + 1, 4))
+        assert [seen for seen, _ in again] == [seen for seen, _ in whole[epoch + 1 :]], epoch
+
+
+@pytest.mark.parametrize(("shift", "times"), [(3, 1), (0, 0)])
+def test_a_change_after_a_pass_of_a_limit_is_told_once(caplog, shift, times):
+    source = shifted(OwnBatches)[0]
+    training = Training(source, limit=2)
+    for _ in range(3):
+        training.run_epochs(1)
+        source.shift += shift
+        training.save()
+    assert caplog.text.count("ShiftedOwnBatches was changed after") == times
+
+
 @pytest.mark.parametrize("make", [AnewBatches, OwnBatches, shuffled_by_its_own_generator])
 def test_a_pass_that_is_given_up_is_begun_again(make):
     whole = Training(make(), limit=3).run_epochs(3)
