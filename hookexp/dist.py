@@ -13,6 +13,8 @@ import torch
 import torch.distributed as td
 from torch import nn
 
+from hookexp.signals import unhandled
+
 
 def rank() -> int:
     """This process's number, 0 without `torch.distributed`."""
@@ -34,13 +36,36 @@ def launched_by_torchrun() -> bool:
     return int(os.environ.get("WORLD_SIZE", "1")) > 1
 
 
+def launcher() -> str:
+    """What starts as many processes once more, before `-m`."""
+    if not launched_by_torchrun():
+        return "python"
+    here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    machines = int(os.environ["WORLD_SIZE"]) // here
+    return f"torchrun {f'--nnodes {machines} ' if machines > 1 else ''}--nproc-per-node {here}"
+
+
 def init() -> None:
     """Join the process group that torchrun has set up in the environment, once.
 
     With gloo beside NCCL plain objects stay in the host's memory, and a run may choose the CPU.
+
+    torchrun keeps its store when it restarts the ranks, and with it the addresses of those that are
+    no more (torch 2.13, its issue 135712). It counts restarts for each machine, so only where there
+    is one does the count tell the present ranks apart.
     """
-    if launched_by_torchrun() and not td.is_initialized():
-        td.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
+    if not launched_by_torchrun() or td.is_initialized():
+        return
+    from torch.distributed.rendezvous import rendezvous  # Not all builds of torch have it.
+
+    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+    with unhandled():  # There is nothing to save yet, and another rank may never come.
+        store, rank, world_size = next(iter(rendezvous("env://")))
+        if os.environ.get("LOCAL_WORLD_SIZE") == os.environ["WORLD_SIZE"]:
+            store = td.distributed_c10d.PrefixStore(
+                os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"), store
+            )
+        td.init_process_group(backend, store=store, rank=rank, world_size=world_size)
 
 
 def broadcast(value: Any) -> Any:

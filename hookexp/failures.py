@@ -33,6 +33,7 @@ _NO_GRADIENT = re.compile(
 )
 _PART_OF_WRAPPED = re.compile(r"'DistributedDataParallel' object has no attribute '(\w+)'")
 _WORKERS_ERROR = re.compile(r"Caught (\w+) in DataLoader worker process (\d+)")
+_LOST_RANK = re.compile(r"gloo/transport/tcp|remote process exited")
 _MISTAKE = re.compile(rf"^{ConfigError.__module__}\.{ConfigError.__name__}: (.+)", re.M | re.S)
 
 
@@ -49,6 +50,11 @@ def in_plain_words(error: BaseException, runner: Runner) -> ConfigError | None:
             f"out of memory {_where(runner)} ({_first_sentence(text) or type(error).__name__}). "
             "Try a smaller data.batch_size; hooks/optimizer=accumulate keeps the batch of a step; "
             f"trainer.precision=bf16 halves what a forward pass keeps. {_what_is_left(runner)}"
+        )
+    if _LOST_RANK.search(text):
+        return ConfigError(
+            f"another rank has ended, {_where(runner)}: what it said itself, or its exit code "
+            f"below, tells why ({_first_sentence(text)}). {_what_is_left(runner)}"
         )
     late = _TIMED_OUT.search(text)
     if late:

@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import time
 from contextlib import suppress
-from itertools import count
 from threading import Event, Lock, Thread
 from typing import Any
+from uuid import uuid4
 
 import torch.distributed as td
 
@@ -20,16 +20,17 @@ from hookexp import dist
 
 _SECONDS_BETWEEN_LOOKS = 0.5
 _SECONDS_OF_FIRST_WAIT, _SECONDS_OF_LONGEST_WAIT = 0.001, 0.05
-_numbers = count()
-"""Of the meetings of this process, of which all ranks have the same."""
 
 
 class Meeting:
-    """Entered by all ranks; `begin_anew` and `go_on` are called by all, as often by each."""
+    """Entered by all ranks; `begin_anew` and `go_on` are called by all, as often by each.
+
+    Its place in the store is a new one: torchrun keeps the store when it restarts the ranks.
+    """
 
     def __init__(self) -> None:
         store: Any = td.distributed_c10d._get_default_store()  # Its types lack `timeout`.
-        self._store = td.distributed_c10d.PrefixStore(f"hookexp/{next(_numbers)}", store)
+        self._store = td.distributed_c10d.PrefixStore(dist.broadcast(uuid4().hex), store)
         self._longest_wait = store.timeout.total_seconds()
         self._point = self._question = 0
         self._has_answered = False

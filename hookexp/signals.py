@@ -147,6 +147,19 @@ class StopSignals:
 
 
 @contextmanager
+def unhandled() -> Iterator[None]:
+    """A signal ends the process, also in what no handler of Python can interrupt."""
+    is_main = threading.current_thread() is threading.main_thread()
+    numbers = _numbers() if is_main else []
+    previous = {number: signal.signal(number, signal.SIG_DFL) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
 def held_back() -> Iterator[None]:
     """Signals that come meanwhile arrive at the end; processes are born with them held back."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, _numbers())

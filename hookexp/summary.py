@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from hookexp import dist
 from hookexp.checkpoint.store import POINTER, best_stem
 from hookexp.errors import ConfigError
 from hookexp.host_time import Shares
@@ -169,7 +170,7 @@ class Summary:
             typed = shlex.split(words_of_a_training)
             typed = [w for w in typed if w.partition("=")[0] not in ("resume", "load_from")]
             words = [*typed, f"hydra.run.dir={_as_value(shown)}", "resume=auto"]
-            lines.append(f"continue it: python -m hookexp {shlex.join(words)}")
+            lines.append(f"continue it: {dist.launcher()} -m hookexp {shlex.join(words)}")
         if self.suggestions:
             found = " ".join(f"{key}={value:g}" for key, value in self.suggestions.items())
             typed = shlex.split(words_of_a_training)

@@ -5,8 +5,10 @@ from __future__ import annotations
 import copy
 import json
 import os
+import signal
 import subprocess
 import sys
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -15,9 +17,11 @@ from torch import nn
 
 from hookexp import dist
 from hookexp.checkpoint.reading import load_checkpoint
+from hookexp.hook import Hook
 from hookexp.tasks.supervised import SupervisedTask
 
 ROOT = Path(__file__).parent.parent
+RENDEZVOUS = sys.modules["torch.distributed.rendezvous"]  # Its function has the same name.
 
 
 class WithSpareParts(nn.Module):
@@ -53,9 +57,21 @@ class KeepsItsOwn(SupervisedTask):
         return {"loss": self.loss(outputs, batch[1]) + distance}
 
 
-def torchrun(folder, *words, num_ranks=2):
+class KillsARank(Hook):
+    """As a machine that is taken away; the ranks that torchrun starts anew stay."""
+
+    def __init__(self, rank):
+        self.rank = rank
+
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+        is_first = os.environ["TORCHELASTIC_RESTART_COUNT"] == "0"
+        if (runner.iter, runner.rank, is_first) == (5, self.rank, True):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+def torchrun(folder, *words, num_ranks=2, max_restarts=0):
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(num_ranks)]
-    command += ["-m", "hookexp", *words]
+    command += ["--max-restarts", str(max_restarts), "-m", "hookexp", *words]
     paths = f"{ROOT}{os.pathsep}{Path(__file__).parent}"
     environment = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
     return subprocess.run(
@@ -68,9 +84,67 @@ def test_objects_are_exchanged_in_the_hosts_memory(monkeypatch, has_gpu, backend
     joined = []
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: has_gpu)
-    monkeypatch.setattr(torch.distributed, "init_process_group", joined.append)
+    monkeypatch.setattr(RENDEZVOUS, "rendezvous", lambda url: iter([(None, 0, 2)]))
+    monkeypatch.setattr(
+        torch.distributed, "init_process_group", lambda backend, **_: joined.append(backend)
+    )
     dist.init()
     assert joined == [backend]
+
+
+@pytest.mark.parametrize(("on_this_machine", "is_new"), [("2", True), ("1", False)])
+def test_ranks_that_are_restarted_do_not_meet_those_of_before(monkeypatch, on_this_machine, is_new):
+    kept = torch.distributed.HashStore()
+    kept.set_timeout(timedelta(seconds=1))
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", on_this_machine)
+    monkeypatch.setattr(RENDEZVOUS, "rendezvous", lambda url: iter([(kept, 0, 2)]))
+    stores = []
+    monkeypatch.setattr(
+        torch.distributed, "init_process_group", lambda backend, store, **_: stores.append(store)
+    )
+    for restart in ("0", "1"):
+        monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", restart)
+        dist.init()
+    stores[0].set("where rank 1 is", "there")
+    assert stores[1].check(["where rank 1 is"]) is not is_new
+
+
+def test_a_rank_that_waits_for_another_ends_when_it_is_told(tmp_path):
+    environment = {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": "0"}
+    code = "from hookexp import dist; print('waits', flush=True); dist.init()"
+    command = [
+        sys.executable,
+        "-c",
+        f"from hookexp.signals import leave_quietly\nwith leave_quietly(): {code}",
+    ]
+    one = subprocess.Popen(
+        command, env={**os.environ, **environment, "PYTHONPATH": str(ROOT)}, stdout=subprocess.PIPE
+    )
+    with one:
+        assert one.stdout.readline() == b"waits\n"
+        with pytest.raises(subprocess.TimeoutExpired):
+            one.wait(timeout=3)  # It is in the midst of it by then.
+        one.send_signal(signal.SIGTERM)
+        try:
+            assert one.wait(timeout=60) == -signal.SIGTERM
+        finally:
+            one.kill()
+
+
+def test_ranks_that_torchrun_starts_anew_go_on(tmp_path):
+    words = ["trainer.device=cpu", "sinks=none", "trainer.max_iters=8", "data.val=null"]
+    words += ["hooks.checkpoint.by_epoch=false", "hooks.checkpoint.interval=2", "resume=auto"]
+    kill = f"+hooks.kill={{_target_: {__name__}.KillsARank, rank: 1}}"
+    done = torchrun(tmp_path, *words, f"hydra.run.dir={tmp_path / 'whole'}")
+    assert done.returncode == 0, done.stderr[-3000:]
+    folder = tmp_path / "killed"
+    done = torchrun(tmp_path, *words, kill, f"hydra.run.dir={folder}", max_restarts=1)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "resumed after epoch 0, iteration 4" in done.stdout
+    ends = [load_checkpoint(one / "iter_8.pth") for one in (tmp_path / "whole", folder)]
+    for name, weight in ends[0]["state_dict"].items():
+        assert torch.equal(weight, ends[1]["state_dict"][name]), name
 
 
 def test_gradients_of_an_open_window_are_those_of_each_rank(tmp_path):

@@ -508,6 +508,27 @@ def test_out_of_memory_is_one_message_with_what_to_try(make_runner, error, said)
 
 
 @pytest.mark.parametrize(
+    "said",
+    [
+        "[/a/gloo/transport/tcp/pair.cc:537] Read error: Connection reset by peer.",
+        "NCCL error: remote process exited or there was a network error, NCCL version 2.27",
+    ],
+)
+def test_the_end_of_another_rank_is_one_message(make_runner, said):
+    class Alone(TinyTask):
+        def train_step(self, model, batch):
+            if runner.iter == 2:
+                raise RuntimeError(said)
+            return super().train_step(model, batch)
+
+    runner = make_runner(parts(), task=Alone(), max_epochs=2)
+    with pytest.raises(
+        ConfigError, match=r"^another rank has ended, on cpu in epoch 1, iteration 3"
+    ):
+        runner.run("train")
+
+
+@pytest.mark.parametrize(
     ("mode", "settings", "where"),
     [
         ("train", {"max_epochs": 1}, "in the validation after epoch 1 "),

@@ -24,6 +24,7 @@ FLOORS = {
         "log",
         "numeric",
         "precision",
+        "signals",
     ],
     1: ["hook", "host_time", "state", "task", "sink", "monitor", "settings"],
     2: [
@@ -35,7 +36,6 @@ FLOORS = {
         "compat.",
         "message_hub",
         "parts",
-        "signals",
         "stop_together",
         "sink_list",
         "meeting",

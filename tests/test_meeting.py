@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import timedelta
+from itertools import count
 from threading import Thread
 from typing import Any
 
@@ -17,15 +18,16 @@ from hookexp.meeting import Meeting
 @pytest.fixture
 def meet(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[bool]]:
     """Has each rank enter a meeting and do something there; returns what they were answered."""
-    store = td.HashStore()
+    store, names = td.HashStore(), map(str, count())
     monkeypatch.setattr(td.distributed_c10d, "_get_default_store", lambda: store)
     monkeypatch.setattr(meeting, "_SECONDS_BETWEEN_LOOKS", 0.01)
 
     def run(*ranks: Callable[[Meeting, list[Any]], None]) -> list[Any]:
         monkeypatch.setattr("hookexp.dist.world_size", lambda: len(ranks))
+        name = next(names)
+        monkeypatch.setattr("hookexp.dist.broadcast", lambda value: name)
         meetings, answers = [], []
         for _ in ranks:
-            monkeypatch.setattr(meeting, "_numbers", iter([0]))
             meetings.append(Meeting())
 
         def enter(one: Meeting, act: Callable[[Meeting, list[Any]], None]) -> None:
@@ -85,11 +87,18 @@ def test_one_that_has_gone_on_is_not_waited_for(meet):
     assert waits
 
 
+def test_ranks_that_are_restarted_meet_anew(meet):
+    """In the store that torchrun keeps, with what was said there."""
+    assert meet(asks, asks_one_point_later) == [False, False]
+    assert meet(asks, asks) == [True, True]
+
+
 def test_a_rank_that_never_comes_is_not_waited_for_without_end(monkeypatch):
     """It was killed, and nothing ends the others."""
     store = td.HashStore()
     store.set_timeout(timedelta(seconds=0.1))
     monkeypatch.setattr(td.distributed_c10d, "_get_default_store", lambda: store)
     monkeypatch.setattr("hookexp.dist.world_size", lambda: 2)
+    monkeypatch.setattr("hookexp.dist.broadcast", lambda value: value)
     with Meeting() as one, pytest.raises(RuntimeError, match="a rank has not come"):
         one.all_ask()

@@ -143,6 +143,23 @@ def test_how_to_continue_what_a_signal_stopped(tmp_path, monkeypatch, exit_code,
     assert told == [f"continue it: {command}"] * (exit_code > 0 and not is_final)
 
 
+@pytest.mark.parametrize(
+    ("ranks", "here", "launcher"),
+    [
+        ("4", "4", "torchrun --nproc-per-node 4"),
+        ("8", "4", "torchrun --nnodes 2 --nproc-per-node 4"),
+    ],
+)
+def test_several_ranks_are_continued_as_many(tmp_path, monkeypatch, ranks, here, launcher):
+    monkeypatch.setenv("WORLD_SIZE", ranks)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", here)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "last_checkpoint").write_text("")
+    lines = summary(status="stopped", exit_code=143).describe(tmp_path / "run")
+    assert f"continue it: {launcher} -m hookexp hydra.run.dir=run resume=auto" in lines
+
+
 def test_checkpoints_in_another_folder_are_those_to_go_on_with(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     kept = tmp_path / "kept" / "run"
