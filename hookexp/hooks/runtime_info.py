@@ -47,11 +47,13 @@ class RuntimeInfoHook(Hook):
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Batch = None) -> None:
         hub = runner.message_hub
         hub.update_info("iter", runner.iter)
-        for index, group in enumerate(runner.optim_wrapper.param_groups):
-            lr = group["lr"]
-            # A tensor lr is updated in place, so the value of this iteration has to be copied.
-            lr = lr.clone() if isinstance(lr, Tensor) else lr
-            hub.update_scalar("train/lr" if index == 0 else f"train/lr/{index}", lr)
+        for name, optimizer in runner.optim_wrapper.optimizers.items():
+            key = "train/lr" if name == "default" else f"train/lr/{name}"
+            for index, group in enumerate(optimizer.param_groups):
+                lr = group["lr"]
+                # A tensor lr is updated in place, so the value of this iteration has to be copied.
+                lr = lr.clone() if isinstance(lr, Tensor) else lr
+                hub.update_scalar(key if index == 0 else f"{key}/{index}", lr)
 
     def after_train_iter(
         self,

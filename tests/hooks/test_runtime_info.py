@@ -8,8 +8,10 @@ import subprocess
 import pytest
 import torch
 from fakes import TinyModel, TinyTask
+from torch.optim import SGD
 
 from hookexp.hooks.runtime_info import RuntimeInfoHook, _git_commit
+from hookexp.optim.wrapper import OptimWrapper
 
 
 def test_infos_and_scalars_of_a_run(make_runner):
@@ -38,6 +40,20 @@ def test_the_lr_of_every_parameter_group(make_runner):
     second = runner.message_hub.get_scalar("train/lr/1").values
     assert [float(v) for v in second] == [0.5] * 3
     assert second[0] is not runner.optimizer.param_groups[1]["lr"]
+
+
+def test_the_lr_of_optimizers_has_their_names(make_runner):
+    model = TinyModel()
+    weights = [torch.nn.Parameter(torch.zeros(1)) for _ in range(3)]
+    groups = [{"params": weights[1]}, {"params": weights[2], "lr": 0.3}]
+    optimizers = {"g": SGD([weights[0]], lr=0.1), "d": SGD(groups, lr=0.2)}
+    wrapper = OptimWrapper(optimizers, torch.amp.GradScaler(enabled=False))
+    runner = make_runner({"runtime_info": RuntimeInfoHook()}, model=model)
+    runner.optim_wrapper = wrapper
+    RuntimeInfoHook().before_train_iter(runner, 0)
+    hub = runner.message_hub
+    found = {key: hub.get_scalar(key).current() for key in hub.scalars if "/lr" in key}
+    assert found == {"train/lr/g": 0.1, "train/lr/d": 0.2, "train/lr/d/1": 0.3}
 
 
 def test_metrics_that_are_no_scalars_become_infos(make_runner):
