@@ -105,13 +105,18 @@ def compiled_step(task: Task, settings: TrainerSettings) -> Callable[..., dict[s
     elif isinstance(settings.compile, str):
         options = {"mode": settings.compile}
     _refuse_unknown(options, torch.compile, ("model",), "compile")
+    if settings.deterministic and settings.compile:
+        # Else code for any size takes over once a second one came, such as that of a last batch:
+        # which it was depends on what this process has seen.
+        options = {"dynamic": False, **options}
     try:
         step = torch.compile(task.train_step, **options)
     except Exception as error:
         raise ConfigError(f"trainer.compile={settings.compile}: {on_one_line(error)}") from error
     logger.info(
         "trainer.compile: the first iterations compile and take long, a minute or more for a large "
-        "model; so does the first batch of another shape"
+        "model; so does the first batch of another shape%s",
+        "" if settings.deterministic else "; trainer.deterministic=true makes a resume exact",
     )
     return _with_copied_results(step) if settings.compiles_to_graphs else step
 

@@ -21,6 +21,7 @@ from hookexp import dist
 from hookexp.build import build_hooks, build_runner
 from hookexp.checkpoint.host_copy import HostCopy
 from hookexp.checkpoint.snapshot import collect, collect_of_hooks
+from hookexp.compose.isolation import forget_compiled_code
 from hookexp.differences import first_difference
 from hookexp.errors import ConfigError
 from hookexp.hook import Batch, Hook, Priority
@@ -84,13 +85,20 @@ def verify_resume(cfg: DictConfig, work_dir: Path) -> None:
     part = re.split(r"[.:\[]", difference, maxsplit=1)[0]
     raise ConfigError(
         f"not verified: after a resume {difference}. Likely: {_LIKELY.get(part, 'unknown')}"
-        f"{_hooks_without_state(cfg)}"
+        f"{_compiled(cfg)}{_hooks_without_state(cfg)}"
     )
 
 
 def _of_any_rank(difference: str | None) -> str | None:
     """The first difference that a rank has found, so that all go the same way."""
     return next((found for found in dist.gather(difference) if found is not None), None)
+
+
+def _compiled(cfg: DictConfig) -> str:
+    """A clause on code that is compiled for the shapes of a process."""
+    if not cfg.trainer.compile or cfg.trainer.deterministic:
+        return ""
+    return "; or trainer.compile, which trainer.deterministic=true makes exact"
 
 
 def _hooks_without_state(cfg: DictConfig) -> str:
@@ -129,6 +137,7 @@ class _SaveAndStop(Hook):
 
 def _train(cfg: DictConfig, folder: Path, iters: int, resume: Path | None) -> dict[str, Any]:
     """The state a run has after 2n iterations, and what it logged after n."""
+    forget_compiled_code()
     folder.mkdir(parents=True, exist_ok=True)
     if dist.rank() == 0:  # Of a verification before this one, whose rows are not of this run.
         (folder / _LOG).unlink(missing_ok=True)

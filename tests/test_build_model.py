@@ -21,6 +21,7 @@ from hookexp.settings import TrainerSettings
 
 # Traces and differentiates as the default backend does, without its minute of C++ compilation.
 BACKEND = "aot_eager"
+EXACT = "trainer.deterministic=true"
 
 
 def config(*overrides, max_iters=3):
@@ -56,15 +57,18 @@ def test_a_compiled_run_is_the_same_run_and_says_that_it_compiles(tmp_path, capl
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning:torch")
 @pytest.mark.parametrize(
-    ("word", "options"),
+    ("words", "options"),
     [
-        ("trainer.compile=true", {}),
-        ("trainer.compile=max-autotune", {"mode": "max-autotune"}),
-        ("trainer.compile={mode: reduce-overhead}", {"mode": "reduce-overhead"}),
-        ("trainer.compile={dynamic: true}", {"dynamic": True}),
+        (["trainer.compile=true"], {}),
+        (["trainer.compile=max-autotune"], {"mode": "max-autotune"}),
+        (["trainer.compile={mode: reduce-overhead}"], {"mode": "reduce-overhead"}),
+        (["trainer.compile={dynamic: true}"], {"dynamic": True}),
+        (["trainer.compile=true", EXACT], {"dynamic": False}),
+        (["trainer.compile=default", EXACT], {"mode": "default", "dynamic": False}),
+        (["trainer.compile={dynamic: true}", EXACT], {"dynamic": True}),
     ],
 )
-def test_what_torch_compile_is_given(tmp_path, monkeypatch, word, options):
+def test_what_torch_compile_is_given(tmp_path, monkeypatch, words, options):
     asked, original = [], torch.compile
 
     @functools.wraps(original)
@@ -73,7 +77,8 @@ def test_what_torch_compile_is_given(tmp_path, monkeypatch, word, options):
         return original(function, **given)
 
     monkeypatch.setattr(torch, "compile", noted)
-    build_runner(config(word), tmp_path)
+    with restored_process_state():
+        build_runner(config(*words), tmp_path)
     assert asked == [("train_step", options)]
 
 

@@ -11,6 +11,7 @@ from hydra import compose
 
 import hookexp.app  # noqa: F401  (registers the plugins)
 from hookexp.compose.conf_dir import with_hydra
+from hookexp.compose.isolation import forget_compiled_code, restored_process_state
 from hookexp.errors import ConfigError
 from hookexp.hook import Hook
 from hookexp.verify import verify_resume
@@ -100,6 +101,30 @@ def test_a_run_with_sparse_gradients_in_an_open_window_is_verified(tmp_path, cap
     with caplog.at_level("INFO"):
         verify(tmp_path, *words, "trainer.verify_iters=7", "data.val=null")
     assert "bit for bit" in caplog.text
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:torch")
+def test_a_compiled_run_that_has_met_a_smaller_batch_is_verified(tmp_path, caplog):
+    words = ["trainer.compile=true", "trainer.deterministic=true", "trainer.verify_iters=20"]
+    with restored_process_state(), caplog.at_level("INFO"):
+        verify(tmp_path, *words, "data.val=null")
+    assert "bit for bit" in caplog.text
+
+
+def test_what_is_compiled_may_be_the_cause(tmp_path, monkeypatch):
+    compiled = torch._dynamo.utils.counters["stats"]
+
+    def count():
+        graphs.append(compiled["unique_graphs"])
+        forget_compiled_code()
+
+    graphs = []
+    monkeypatch.setattr("hookexp.verify.forget_compiled_code", count)
+    hook = "+hooks.forgetful._target_=test_verify.Forgetful"
+    with pytest.raises(ConfigError, match=r"or trainer\.compile, which trainer\.deterministic"):
+        verify(tmp_path, "+trainer.compile.backend=eager", hook)
+    before_whole, before_resumed, before_again = graphs
+    assert before_whole < before_resumed < before_again  # Each run compiles its own.
 
 
 def test_a_run_that_is_too_short_says_what_to_set(tmp_path):

@@ -137,6 +137,11 @@ def _free_memory() -> None:
     torch: Any = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_initialized():
         torch.cuda.empty_cache()
+    forget_compiled_code()
+
+
+def forget_compiled_code() -> None:
+    """What a run compiles depends on the shapes that its process has seen before."""
     dynamo: Any = sys.modules.get("torch._dynamo")
     # Where there is a GPU torch (2.13) imports all of its compiler for this.
     if dynamo is not None and dynamo.convert_frame.FRAME_COUNTER > 0:
