@@ -87,6 +87,8 @@ OTHERS = [
     "trainer.channels_last=true +hooks/ema=swa hooks.ema.update_buffers=true",
     "trainer.activation_checkpointing=[features.*]",
     "trainer.compile=true",
+    "trainer.compile=true trainer.deterministic=true trainer.limit_train_batches=null "
+    "trainer.verify_iters=40",
     "trainer.deterministic=true",
     "trainer.val_interval=3",
     "trainer.overfit_batches=2",
