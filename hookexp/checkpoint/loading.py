@@ -10,6 +10,7 @@ from torch import nn
 
 from hookexp import dist
 from hookexp.checkpoint import snapshot, weights
+from hookexp.checkpoint.arithmetic import arithmetic_of, what_differs
 from hookexp.checkpoint.foreign import SAFETENSORS, fitted, read_safetensors, with_weights
 from hookexp.checkpoint.manifest import check_resumable
 from hookexp.checkpoint.reading import load_checkpoint, read_file
@@ -112,6 +113,10 @@ def load_into(runner: Runner, start: Start, ignored: tuple[str, ...] = ()) -> di
     if path.parent.resolve() == runner.writer.store.folder.resolve():
         runner.sinks.load_state_dict(checkpoint["meta"]["sinks"])
     runner.logger.info("resumed after epoch %d, iteration %d", runner.epoch, runner.iter)
+    then, now = checkpoint["meta"].get("arithmetic", {}), arithmetic_of(runner.device)
+    differs = what_differs(then, now)
+    if differs and runner.rank == 0:
+        runner.logger.warning("computes with %s", differs)
     return checkpoint
 
 

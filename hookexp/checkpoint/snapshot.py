@@ -33,6 +33,7 @@ from torch import Tensor
 
 from hookexp import dist
 from hookexp.checkpoint import rank_buffers
+from hookexp.checkpoint.arithmetic import arithmetic_of
 from hookexp.checkpoint.manifest import draws_seed, sampler_of
 from hookexp.checkpoint.plain import ensure_plain
 from hookexp.data.sampler import BatchSampler
@@ -55,6 +56,7 @@ def collect(runner: Runner, request: SaveRequest) -> dict[str, Any]:
         "world_size": runner.world_size,
         "experiment_name": runner.experiment_name,
         "torch_version": str(torch.__version__),
+        "arithmetic": arithmetic_of(runner.device),
         "time": time.strftime("%Y-%m-%dT%H:%M:%S"),
         "sinks": runner.sinks.state_dict(),
     }
