@@ -44,6 +44,7 @@ FLOORS = {
         "checkpoint.",
         "data.doubts",
         "data.loader",
+        "data.order",
         "data.sampler",
         "data.source",
         "data.prefetch",

@@ -19,6 +19,7 @@ from hookexp.checkpoint.loading import load_into, read_start
 from hookexp.checkpoint.stateless_hooks import StatelessHooks
 from hookexp.checkpoint.store import CheckpointStore
 from hookexp.checkpoint.writer import CheckpointWriter
+from hookexp.data.order import Orders, orders_of, what_differs
 
 if TYPE_CHECKING:
     from hookexp.parts import Parts
@@ -44,6 +45,8 @@ class Checkpointer:
         self.note_weights()
         self._stateless_hooks: StatelessHooks | None = None
         self._has_begun_training = False
+        self.orders: Orders = {}
+        """In which order what makes the data and the task was when training began."""
         self._to_restore: dict[str, Any] = {}
 
     def note_parts(self) -> None:
@@ -69,6 +72,7 @@ class Checkpointer:
             return
         runner, parts = self._runner, self._parts
         self._has_begun_training = runner.mode == "train"
+        self.orders = self._orders()
         # Given back once it is in the run: it is as large as all of its state.
         start, parts.start = parts.start, None
         start = start or read_start(
@@ -78,6 +82,8 @@ class Checkpointer:
         if start is not None:
             runner.resumed = parts.resume is not None and runner.mode == "train"
             self._to_restore = load_into(runner, start, parts.resume_ignore)
+            if runner.resumed:
+                self._tell_other_orders(start.checkpoint.get("meta", {}).get("orders", {}))
             self._reopen_epoch()
             if parts.resume == "auto" and runner.resumed:
                 snapshot.restore_end(runner, start.checkpoint)
@@ -93,6 +99,23 @@ class Checkpointer:
             logger.warning(
                 "mode=%s without load_from: the weights are those of initialisation", runner.mode
             )
+
+    def _orders(self) -> Orders:
+        """Of what the data and the task are made of, as they begin a training on this rank."""
+        if not self._has_begun_training or self._runner.rank > 0:
+            return {}
+        loaders = {
+            "data.train": self._runner.train_dataloader,
+            "data.val": self._runner.val_dataloader,
+        }
+        found = orders_of(self._runner.task, "task", depth=1)
+        for path, loader in loaders.items():
+            found |= orders_of(getattr(loader, "dataset", None), path)
+        return found
+
+    def _tell_other_orders(self, then: Orders) -> None:
+        if differs := what_differs(then, self.orders):
+            logger.warning(differs)
 
     def _reopen_epoch(self) -> None:
         """The one epoch of a run by iterations goes on where the budget is larger than it was."""

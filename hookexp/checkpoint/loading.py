@@ -113,7 +113,7 @@ def load_into(runner: Runner, start: Start, ignored: tuple[str, ...] = ()) -> di
     if path.parent.resolve() == runner.writer.store.folder.resolve():
         runner.sinks.load_state_dict(checkpoint["meta"]["sinks"])
     runner.logger.info("resumed after epoch %d, iteration %d", runner.epoch, runner.iter)
-    then, now = checkpoint["meta"].get("arithmetic", {}), arithmetic_of(runner.device)
+    then, now = checkpoint.get("meta", {}).get("arithmetic", {}), arithmetic_of(runner.device)
     differs = what_differs(then, now)
     if differs and runner.rank == 0:
         runner.logger.warning("computes with %s", differs)

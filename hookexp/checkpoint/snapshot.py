@@ -57,6 +57,7 @@ def collect(runner: Runner, request: SaveRequest) -> dict[str, Any]:
         "experiment_name": runner.experiment_name,
         "torch_version": str(torch.__version__),
         "arithmetic": arithmetic_of(runner.device),
+        "orders": runner.checkpointer.orders,
         "time": time.strftime("%Y-%m-%dT%H:%M:%S"),
         "sinks": runner.sinks.state_dict(),
     }
