@@ -8,6 +8,7 @@ word 7, and nothing would say so.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import PosixPath, WindowsPath
 from types import ModuleType
 from typing import Any
@@ -62,12 +63,9 @@ def _look_into(source: Any, path: str, depth: int, found: Orders, seen: set[int]
         return
     seen.add(id(source))
     kind = type(source)
-    if kind is np.ndarray or (kind is torch.Tensor and source.device.type == "cpu"):
-        if source.ndim == 1 and 1 < len(source) <= _MOST:
-            values = source.tolist()
-            if type(values[0]) in _PLAIN:
-                found[path] = [len(values), _sum(values), _chained(values)]
-    elif kind in (list, tuple):
+    if kind in (np.ndarray, torch.Tensor):
+        source, kind = _values_of(source), list
+    if kind in (list, tuple):
         if 1 < len(source) <= _MOST and _are_plain(source):
             found[path] = [len(source), _sum(source), _chained(source)]
         elif len(source) <= _FEW:
@@ -81,6 +79,14 @@ def _look_into(source: Any, path: str, depth: int, found: Orders, seen: set[int]
     elif depth > 0:
         for name, part in list(getattr(source, "__dict__", {}).items()):
             _look_into(part, f"{path}.{name}", depth - 1, found, seen)
+
+
+def _values_of(array: Any) -> list[Any]:
+    """Those of one dimension; none of a tensor that has no plain memory."""
+    if array.ndim == 1 and len(array) <= _MOST:
+        with suppress(RuntimeError):
+            return list(array.tolist())
+    return []
 
 
 def _are_plain(items: Iterable[Any]) -> bool:

@@ -66,6 +66,13 @@ def test_what_a_data_set_is_made_of_is_looked_into():
     assert told(one, two).startswith("data.train.datasets[0].indices: ")
 
 
+@pytest.mark.parametrize(
+    "tensor", [torch.ones(3).to_sparse(), torch.ones(3, device="meta"), torch.ones(())]
+)
+def test_what_has_no_plain_memory_is_passed_over(tensor):
+    assert orders_of(part(tensor), "data.train") == {}
+
+
 def test_what_holds_itself_has_an_end():
     one = part(["a", "b"])
     one.itself = one
