@@ -10,6 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from hookexp.data.endless import EndlessBatches
     from hookexp.errors import ConfigError
     from hookexp.hook import MOUNT_POINTS, Hook, Priority
     from hookexp.hook_list import HookList
@@ -25,6 +26,7 @@ __version__ = "0.1.0"
 __all__ = [
     "MOUNT_POINTS",
     "ConfigError",
+    "EndlessBatches",
     "Hook",
     "HookList",
     "LogPoint",
@@ -40,6 +42,7 @@ __all__ = [
 _MODULES = {
     "MOUNT_POINTS": "hook",
     "ConfigError": "errors",
+    "EndlessBatches": "data.endless",
     "Hook": "hook",
     "HookList": "hook_list",
     "LogPoint": "sink",

@@ -43,6 +43,7 @@ FLOORS = {
         "user_errors",
         "checkpoint.",
         "data.doubts",
+        "data.endless",
         "data.loader",
         "data.order",
         "data.sampler",

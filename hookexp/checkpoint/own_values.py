@@ -32,7 +32,7 @@ from hookexp.checkpoint.attributes import (
 from hookexp.checkpoint.digest import Digest
 from hookexp.checkpoint.host_copy import HostCopy
 from hookexp.checkpoint.plain_form import PLAIN, can_be_held, to_plain
-from hookexp.checkpoint.trace import ELSEWHERE, Trace, trace
+from hookexp.checkpoint.trace import ELSEWHERE, Trace, moves_on, trace
 from hookexp.checkpoint.unlisted import parts_of
 from hookexp.device import map_tensors
 from hookexp.optim.shared_groups import shared_groups
@@ -71,6 +71,8 @@ class OwnValues:
         """What each owner was when training began, by its path."""
         self._mixed: set[str] = set()
         """Owners that keep something which cannot be held."""
+        self._told: set[tuple[str, str]] = set()
+        """Iterators, by path and name."""
         self._made: dict[tuple[str, str], Trace] = {}
         """What cannot be held and was not there at first, as it was at the last save."""
         self.seen: dict[str, set[tuple[str, str]]] = {"outputs": set(), "reset": set()}
@@ -143,7 +145,9 @@ class OwnValues:
         device = self._device()
         for path, name, value, was, now in self._changed():
             key = path, name
-            if not can_be_held(value):
+            if moves_on(value):
+                self._tell_of_iterator(key, value)
+            elif not can_be_held(value):
                 if was not in (ABSENT, _NONE) or self._is_made_again(key, now):
                     self._give_up(path, name, value)
             elif not self._is_output(key, value) and not self._is_left(key, value):
@@ -181,6 +185,16 @@ class OwnValues:
     def _is_left(self, key: tuple[str, str], value: Any) -> bool:
         """Whether an evaluation has collected it. Of numbers it may be what training goes by."""
         return type(value) not in PLAIN and self._left.get(key) == mark_of(value)
+
+    def _tell_of_iterator(self, key: tuple[str, str], value: Any) -> None:
+        if key not in self._told and dist.rank() == 0:
+            logger.warning(
+                "%s.%s (%s) is an iterator, and where it stands is in no checkpoint, so a run that "
+                "is resumed begins it anew; for batches keep hookexp.EndlessBatches(DATALOADER) "
+                "there, for a count a number",
+                *(*key, type(value).__name__),
+            )
+        self._told.add(key)
 
     def _give_up(self, path: str, name: str, value: Any) -> None:
         if path not in self._mixed and dist.rank() == 0:

@@ -61,9 +61,9 @@ def _all_can_be_held(values: Iterable[Any], inside: tuple[int, ...]) -> bool:
 
 def has_state(value: Any) -> bool:
     """Whether it says what it is and can be put back; parts of the run itself do that elsewhere."""
-    if isinstance(value, (nn.Module, DataLoader, type)) or type(value).__module__.startswith(
-        "hookexp."
-    ):
+    if isinstance(value, (nn.Module, DataLoader, type)):
+        return False
+    if type(value).__module__.startswith("hookexp.") and not hasattr(value, "is_held_by_its_owner"):
         return False
     return hasattr(value, "state_dict") and hasattr(value, "load_state_dict")
 

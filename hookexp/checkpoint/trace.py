@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import io
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,11 +12,20 @@ import torch
 from torch import Tensor, nn
 
 from hookexp.checkpoint.digest import Digest, version
-from hookexp.checkpoint.plain_form import CONTAINERS, PLAIN, has_state, is_long, is_of_values
+from hookexp.checkpoint.plain_form import (
+    CONTAINERS,
+    PLAIN,
+    can_be_held,
+    has_state,
+    is_long,
+    is_of_values,
+)
 from hookexp.seed import GENERATORS
 
 _MANY = 2**20
 """Elements of a tensor or array from which on some are looked at, evenly spread."""
+_FEW = 32
+"""Items of a list that may be iterators."""
 
 
 @dataclass
@@ -40,16 +50,33 @@ ELSEWHERE = Trace()
 def trace(value: Any, elsewhere: Sequence[Any] = ()) -> Trace:
     """Of a value. The host waits for no device.
 
-    What has a state of its own is never the same again: it says itself what it is, at a save.
+    What has a state of its own is never the same again: it says itself what it is, at a save. Nor
+    is an iterator, which says nothing.
 
     Args:
         elsewhere: what counts as the same inside of a value, whatever of it changes; a tensor there
             is a weight.
     """
     found = Trace()
+    if moves_on(value):
+        found.form = object()
+        return found
     seen = {id(one): (number, one) for number, one in enumerate(elsewhere)}
     found.form = _form(value, found.digests, seen)
     return ELSEWHERE if found.form is None else found
+
+
+def moves_on(value: Any) -> bool:
+    """Whether it is an iterator, or a few of them, and cannot say where it stands."""
+    if isinstance(value, (dict, list, tuple)):
+        few = (value.values() if isinstance(value, dict) else value) if len(value) <= _FEW else ()
+        return not PLAIN.issuperset(map(type, few)) and any(map(_is_iterator, few))
+    return _is_iterator(value)
+
+
+def _is_iterator(value: Any) -> bool:
+    is_one = isinstance(value, Iterator) and not isinstance(value, io.IOBase)
+    return is_one and not can_be_held(value)
 
 
 def _form(value: Any, digests: list[Digest], seen: dict[int, tuple[int, Any]]) -> Any:

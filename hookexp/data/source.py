@@ -112,9 +112,7 @@ class Source:
             # A sampler draws when it is asked for the first one.
             batches = chain(list(islice(batches, 1)), batches)
         elif position.source is None:
-            logger.info(
-                "data.train: %d batches are read and dropped to continue after them", in_pass
-            )
+            logger.info("data: %d batches are read and dropped to continue after them", in_pass)
         self._drop(batches, position.again)
         set_rng_state(now)
         return batches

@@ -257,9 +257,13 @@ class BatchStream:
         A run by epochs has a hook for it. Here the passes are counted by the batches before them,
         which a resumed run knows as well.
         """
-        if self.endless and not self._source.is_stateful:
-            is_sized = isinstance(self.batches, Sized)
-            self._source.reorder(first // len(self) if is_sized else first)
+        if not self.endless or self._source.is_stateful:
+            return
+        try:
+            length = len(self)
+        except TypeError:  # A stream, which has no sampler to order anew.
+            length = 1
+        self._source.reorder(first // (length or 1))
 
     def _position(self, number: int, one: _Pass) -> Position:
         """Where the source stood before batch `number`.

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import threading
 from collections import Counter, defaultdict, deque
 from enum import Enum
 from functools import partial
+from itertools import count, cycle
 from pathlib import Path
 
 import numpy as np
@@ -343,6 +345,71 @@ def test_what_cannot_be_held_is_told_once(make_runner, caplog, make, is_late):
         assert runner.checkpointer.beside.state_dict()["values"] == [{}]
     told = [message for message in caplog.messages if "is in no checkpoint" in message]
     assert len(told) == 1 and told[0].startswith("task.kept (")
+
+
+def numbers():
+    yield from count()
+
+
+@pytest.mark.parametrize("is_late", [False, True])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: cycle(range(3)),
+        numbers,
+        lambda: iter(DataLoader(range(100))),
+        lambda: {"first": count(), "second": numbers()},
+    ],
+)
+def test_an_iterator_is_told_once_and_the_rest_is_held(make_runner, caplog, make, is_late):
+    class Task(TinyTask):
+        def __init__(self):
+            super().__init__()
+            self.batches, self.steps = None if is_late else make(), 0
+
+        def train_step(self, model, batch):
+            self.steps += 1
+            self.batches = make() if self.batches is None else self.batches
+            return super().train_step(model, batch)
+
+    runner = make_runner({"checkpoint": CheckpointHook()}, task=Task(), max_epochs=3)
+    with caplog.at_level("WARNING"):
+        runner.run("train")
+        (values,) = runner.checkpointer.beside.state_dict()["values"]
+    assert [*values["task"]] == ["steps"]
+    told = [message for message in caplog.messages if "is in no checkpoint" in message]
+    assert len(told) == 1 and told[0].startswith("task.batches (")
+    assert "hookexp.EndlessBatches" in told[0]
+
+
+def test_what_is_iterated_and_knows_where_it_stands_is_no_such_iterator(make_runner, caplog):
+    class Turns:
+        def __init__(self):
+            self.turn = 0
+
+        def __iter__(self):
+            return self
+
+        def __next__(self):
+            self.turn += 1
+            return self.turn
+
+    class Task(TinyTask):
+        def __init__(self):
+            super().__init__()
+            self.turns, self.file = Turns(), io.StringIO()
+
+        def train_step(self, model, batch):
+            next(self.turns)
+            self.file.write("a line")
+            return super().train_step(model, batch)
+
+    runner = make_runner({"checkpoint": CheckpointHook()}, task=Task(), max_epochs=3)
+    with caplog.at_level("WARNING"):
+        runner.run("train")
+        (values,) = runner.checkpointer.beside.state_dict()["values"]
+    assert values["task"]["turns"][0]["items"] == {"turn": 9}
+    assert "is in no checkpoint" not in caplog.text
 
 
 def test_a_set_is_saved_the_same_whatever_the_order_it_was_filled_in():
