@@ -20,7 +20,7 @@ from hookexp import dist
 from hookexp.checkpoint import rank_buffers
 from hookexp.checkpoint.digest import digests, version
 from hookexp.checkpoint.own_values import OwnValues
-from hookexp.checkpoint.unlisted import parts_in, parts_of
+from hookexp.checkpoint.unlisted import parts_in, parts_of, tensors_in
 from hookexp.errors import ConfigError
 from hookexp.task import Task
 
@@ -130,7 +130,7 @@ class Beside:
             (path, *named)
             for path, part in self._parts()
             if type(part) is not Tensor or id(part) in self._weights
-            for named in _tensors_in(part)
+            for named in tensors_in(part)
         ]
         if not tensors:
             return
@@ -147,9 +147,3 @@ class Beside:
 
 def _form(tensor: Tensor) -> tuple[int, torch.Size]:
     return version(tensor), tensor.shape
-
-
-def _tensors_in(part: nn.Module | Tensor) -> list[tuple[str, Tensor]]:
-    if isinstance(part, Tensor):
-        return [("", part)]
-    return [*part.named_parameters(), *part.named_buffers()]

@@ -64,7 +64,7 @@ class Checkpointer:
         self.frozen.note_start()
         runner.optim_wrapper.states.group_values.note_start(runner.param_schedulers.values())
         self.beside.values.begin()
-        self._stateless_hooks = StatelessHooks(runner.hooks.entries)
+        self._stateless_hooks = StatelessHooks(runner)
 
     def load(self) -> None:
         """Load what `resume` or `load_from` name, before training begins; not again after it."""

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
-from typing import Any
+from itertools import chain
+from typing import TYPE_CHECKING, Any
 
-from hookexp.checkpoint.attributes import Began
-from hookexp.checkpoint.digest import Digest
+from hookexp.checkpoint.attributes import Began, attributes_of
+from hookexp.checkpoint.digest import Digest, digests
+from hookexp.checkpoint.plain_form import is_long
 from hookexp.checkpoint.trace import trace
+from hookexp.checkpoint.unlisted import parts_at, parts_of, tensors_in
 from hookexp.hook import Hook
-from hookexp.listeners import HookEntry
+
+if TYPE_CHECKING:
+    from hookexp.runner import Runner
 
 logger = logging.getLogger("hookexp")
 
@@ -22,9 +26,11 @@ class StatelessHooks:
     on this machine's clock. Hooks written for other programs are left alone: those have no states.
     """
 
-    def __init__(self, entries: Iterable[HookEntry]) -> None:
-        self._entries = [entry for entry in entries if _is_without_state(entry.hook)]
+    def __init__(self, runner: Runner) -> None:
+        self._runner = runner
+        self._entries = [entry for entry in runner.hooks.entries if _is_without_state(entry.hook)]
         self._began = {entry.name: Began(entry.hook, trace) for entry in self._entries}
+        self._weights = {entry.name: self._weights_of(entry.hook) for entry in self._entries}
 
     def tell(self) -> None:
         """Warn about those that are not what they were; called at a save."""
@@ -32,6 +38,11 @@ class StatelessHooks:
             changes = [*self._began[entry.name].changes(entry.hook)]
             Digest.read(d for *_, was, now in changes for d in (*was.digests, *now.digests))
             names = [name for name, _, was, now in changes if not now.is_of_the_same_as(was)]
+            known = self._weights[entry.name]
+            for name, weights in self._weights_of(entry.hook).items():
+                # What is made late is as it should be at first.
+                if known.setdefault(name, weights) != weights:
+                    names.append(name)
             if names:
                 self._entries.remove(entry)
                 logger.warning(
@@ -40,6 +51,21 @@ class StatelessHooks:
                     "the first may return {}",
                     *(entry.name, type(entry.hook).__name__, ", ".join(names)),
                 )
+
+    def _weights_of(self, hook: Any) -> dict[str, list[int | None]]:
+        """Digests of the modules and weights that a hook alone has, by attribute."""
+        found = {
+            name: [t for _, part in parts_at(value, name) for _, t in tensors_in(part)]
+            for name, value in attributes_of(hook).items()
+            if not is_long(value)  # It takes long to go through, such as all losses so far.
+        }
+        if not any(found.values()):
+            return {}
+        model, task = self._runner.model, self._runner.task
+        parts = chain([model], (part for _, part in parts_of(task)))
+        of_the_run = {id(tensor) for part in parts for _, tensor in tensors_in(part)}
+        own = {name: [t for t in found[name] if id(t) not in of_the_run] for name in found}
+        return {name: digests(tensors) for name, tensors in own.items() if tensors}
 
 
 def _is_without_state(hook: Any) -> bool:

@@ -18,7 +18,7 @@ from hookexp.task import Task
 def parts_of(task: Task) -> Iterator[tuple[str, nn.Module | Tensor]]:
     """By path, such as `task.loss` or `task.losses.0`, where they are in a list or dict."""
     for name, value in vars(task).items():
-        yield from _parts(value, f"task.{name}")
+        yield from parts_at(value, f"task.{name}")
 
 
 def parts_in(model: nn.Module) -> Iterator[tuple[str, nn.Module | Tensor]]:
@@ -27,9 +27,16 @@ def parts_in(model: nn.Module) -> Iterator[tuple[str, nn.Module | Tensor]]:
     listed |= {id(parameter) for parameter in model.parameters()}
     for path, module in modules_in("model", model):
         for name, value in attributes_of(module).items():
-            for found, part in _parts(value, f"{path}.{name}"):
+            for found, part in parts_at(value, f"{path}.{name}"):
                 if id(part) not in listed:
                     yield found, part
+
+
+def tensors_in(part: nn.Module | Tensor) -> list[tuple[str, Tensor]]:
+    """Weights and buffers of a part, by name; a weight has none."""
+    if isinstance(part, Tensor):
+        return [("", part)]
+    return [*part.named_parameters(), *part.named_buffers()]
 
 
 def is_weight(value: Any) -> bool:
@@ -38,9 +45,10 @@ def is_weight(value: Any) -> bool:
     return is_leaf or isinstance(value, nn.Parameter)
 
 
-def _parts(
+def parts_at(
     value: Any, path: str, inside: tuple[int, ...] = ()
 ) -> Iterator[tuple[str, nn.Module | Tensor]]:
+    """By path, what a value is or has in its lists and dicts, which it may be `inside` of."""
     if type(value) in PLAIN or id(value) in inside:
         return  # The latter leads back to itself.
     if isinstance(value, nn.Module) or is_weight(value):
@@ -49,4 +57,4 @@ def _parts(
         items = value.items() if isinstance(value, dict) else enumerate(value)
         if not PLAIN.issuperset(map(type, value.values() if isinstance(value, dict) else value)):
             for key, item in items:
-                yield from _parts(item, f"{path}.{key}", (*inside, id(value)))
+                yield from parts_at(item, f"{path}.{key}", (*inside, id(value)))
