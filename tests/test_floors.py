@@ -47,6 +47,7 @@ FLOORS = {
         "data.loader",
         "data.order",
         "data.sampler",
+        "data.settings",
         "data.source",
         "data.prefetch",
         "data.stream",

@@ -18,9 +18,11 @@ from torch.optim import Optimizer
 
 from hookexp import dist
 from hookexp.checkpoint import rank_buffers
+from hookexp.checkpoint.data_settings import DataSettings
 from hookexp.checkpoint.digest import digests, version
 from hookexp.checkpoint.own_values import OwnValues
 from hookexp.checkpoint.unlisted import parts_in, parts_of, tensors_in
+from hookexp.data.loader import Loader
 from hookexp.errors import ConfigError
 from hookexp.task import Task
 
@@ -37,10 +39,15 @@ class Beside:
             dicts there; and what its `state_dict` returns if it has one, which `load_state_dict`
             takes back.
         optimizers: by name; what those of one's own keep outside of their state.
+        loaders: by path; what is set on their data sets.
     """
 
     def __init__(
-        self, model: nn.Module, task: Task, optimizers: Iterable[tuple[str, Optimizer]] = ()
+        self,
+        model: nn.Module,
+        task: Task,
+        optimizers: Iterable[tuple[str, Optimizer]] = (),
+        loaders: Mapping[str, Loader] | None = None,
     ) -> None:
         self._model = dist.unwrap(model)
         self._task = task
@@ -50,11 +57,17 @@ class Beside:
         self._weights = {id(weight) for weight in weights}
         """Plain tensors that require grad from the start; a later one is what a step carries on."""
         self.values = OwnValues(model, task, optimizers, self.hidden, weights)
+        self.data = DataSettings(loaders or {})
         tensors = dict(self._tensors())
         began = zip(tensors.items(), digests([*tensors.values()]), strict=True)
         self._began = {name: (_form(t), number) for (name, t), number in began}
         """Of those that have not changed: torch's count of changes, the shape and a digest, since
         the count leaves out what is written through `.data`, as teachers often are."""
+
+    def begin(self) -> None:
+        """Note what training begins with."""
+        self.values.begin()
+        self.data.begin()
 
     def state_dict(self) -> dict[str, Any]:
         """With several ranks: what each has where they differ; the rest as rank 0 has it."""
@@ -62,9 +75,11 @@ class Beside:
         self._forget_changed(tensors)
         changed = {name: t for name, t in tensors.items() if name not in self._began}
         own = getattr(self._task, "state_dict", None)
+        own_of_ranks = dist.gather((self.values.state_dict(), self.data.state_dict()))
         state: dict[str, Any] = {
             "tensors": changed,
-            "values": dist.gather(self.values.state_dict()),
+            "values": [values for values, _ in own_of_ranks],
+            "data": [data for _, data in own_of_ranks],
             "seen": {what: sorted(map(list, keys)) for what, keys in self.values.seen.items()},
             "task": None if own is None else own(),
         }
@@ -100,6 +115,9 @@ class Beside:
         """Put back plain attributes, where hooks in `before_train` have set some by now."""
         for what, keys in state.get("seen", {}).items():
             self.values.seen[what] |= {(path, name) for path, name in keys}
+        data = state.get("data", ())
+        if data:
+            self.data.load_state_dict(data[dist.rank() if len(data) == dist.world_size() else 0])
         values = state.get("values", ())  # Older checkpoints have none.
         if len(values) == dist.world_size():
             self.values.load_state_dict(values[dist.rank()])

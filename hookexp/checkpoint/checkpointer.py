@@ -52,7 +52,13 @@ class Checkpointer:
     def note_parts(self) -> None:
         """Take what there is beside the weights for the begin of training."""
         runner = self._runner
-        self.beside = Beside(runner.model, runner.task, runner.optim_wrapper.optimizers.items())
+        loaders = {"data.train": runner.train_dataloader, "data.val": runner.val_dataloader}
+        self.beside = Beside(
+            runner.model,
+            runner.task,
+            runner.optim_wrapper.optimizers.items(),
+            {path: loader for path, loader in loaders.items() if loader is not None},
+        )
 
     def note_weights(self) -> None:
         """Take the model's weights for those that a checkpoint of this run may have."""
@@ -63,7 +69,7 @@ class Checkpointer:
         runner = self._runner
         self.frozen.note_start()
         runner.optim_wrapper.states.group_values.note_start(runner.param_schedulers.values())
-        self.beside.values.begin()
+        self.beside.begin()
         self._stateless_hooks = StatelessHooks(runner)
 
     def load(self) -> None:

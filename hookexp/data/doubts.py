@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -12,7 +11,6 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from hookexp import dist
 from hookexp.data.tracking import Stateful, generators_of, outer_and_stateful, samplers_of
-from hookexp.data.workers import settings_of
 from hookexp.seed import GENERATORS
 
 logger = logging.getLogger("hookexp")
@@ -71,25 +69,15 @@ def own_generators_of(dataset: Any, held: Sequence[torch.Generator] = ()) -> str
     return ""
 
 
-@contextmanager
-def telling_what_counts(dataset: Any) -> Iterator[None]:
-    """While it is entered, samples are read; one line names a number that this has changed."""
-    before = _numbers(dataset)
-    yield
-    now = _numbers(dataset)
-    changed = [name for name, value in before.items() if now.get(name, value) != value]
-    if changed and dist.rank() == 0:
+def tell_of_number(dataset: Any, name: str) -> None:
+    """One line on a number of a data set that changes when samples are read."""
+    if dist.rank() == 0:
         logger.warning(
-            "%s%s changes when samples are read, and no checkpoint holds it: a run that is resumed "
-            "is exact only if samples do not depend on it; what a sample is should follow from its "
+            "%s.%s changes when samples are read, and no checkpoint holds it: a resumed run is "
+            "exact only if samples do not depend on it; what a sample is should follow from its "
             "index and from random numbers, or be set by a hook",
-            *(type(dataset).__name__, changed[0]),
+            *(type(dataset).__name__, name),
         )
-
-
-def _numbers(dataset: Any) -> dict[str, Any]:
-    settings = settings_of(dataset)
-    return {name: value for name, value in settings.items() if type(value) in (int, float)}
 
 
 def _doubts_about_loader(loader: DataLoader[Any], is_stateful: bool) -> str:

@@ -11,7 +11,6 @@ from __future__ import annotations
 import copy
 import random
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -27,8 +26,9 @@ from torch.utils.data import (
 )
 
 from hookexp.data import workers
-from hookexp.data.doubts import telling_what_counts
+from hookexp.data.doubts import tell_of_number
 from hookexp.data.sampler import BatchSampler
+from hookexp.data.settings import ReadChanges
 from hookexp.data.stream import BatchStream
 from hookexp.errors import add_note
 from hookexp.seed import derive_seeds
@@ -82,6 +82,7 @@ class MemoryLoader:
         self.batch_size = batch_sampler.batch_size
         self.device = device or torch.device("cpu")
         self.transform = transform
+        self.reads = ReadChanges()
         self._generator = torch.Generator(self.device)
 
     def __len__(self) -> int:
@@ -92,6 +93,9 @@ class MemoryLoader:
 
     def iterate(self, start: int) -> Iterator[Any]:
         """The batches of an epoch from number `start` on."""
+        return self.reads.watch(self._batches(start), self.dataset)
+
+    def _batches(self, start: int) -> Iterator[Any]:
         generator, transform = self._generator, self.transform
         for indices, seed in self.batch_sampler.batches(start, self.device):
             batch = self.dataset.get_batch(indices, generator.manual_seed(seed))
@@ -113,6 +117,7 @@ class WorkerLoader:
         self.dataset = dataset
         self.sampler = self.batch_sampler = batch_sampler
         self.batch_size = batch_sampler.batch_size
+        self.reads = ReadChanges(tell_of_number)
         self._positions = _SeededIndices(batch_sampler)
         self._iterator: Iterator[Any] | None = None
         self._settings: dict[str, Any] = {}
@@ -141,7 +146,7 @@ class WorkerLoader:
         if self.dataloader.num_workers > 0:
             self._end_workers_of_another_recipe()
         self._iterator = workers.iterate(self.dataloader)
-        return self._iterator
+        return self.reads.watch(self._iterator, self.dataset)
 
     def _end_workers_of_another_recipe(self) -> None:
         """Those that are kept copied the data set as it was, and a resumed run's copy it now."""
@@ -214,10 +219,6 @@ class _SeededIndices(Sampler[list[tuple[int, int]]]):
             yield list(zip(indices.tolist(), seeds, strict=True))
 
 
-_LOOKED_AT = 2
-"""Which batch shows whether a data set counts; the first one may open files."""
-
-
 class _SeededSamples(Dataset[Any]):
     """Seeds Python, NumPy and torch for each sample, and puts their states back afterwards.
 
@@ -226,7 +227,6 @@ class _SeededSamples(Dataset[Any]):
 
     def __init__(self, dataset: Dataset[Any]) -> None:
         self.dataset = dataset
-        self._num_batches = 0  # Of this process, without workers.
 
     def __len__(self) -> int:
         return len(self.dataset)  # type: ignore[arg-type]
@@ -234,12 +234,9 @@ class _SeededSamples(Dataset[Any]):
     def __getitems__(self, positions: list[tuple[int, int]]) -> list[Any]:
         if get_worker_info() is not None:
             return [self._sample(index, seed) for index, seed in positions]
-        self._num_batches += 1
-        is_looked_at = self._num_batches == _LOOKED_AT
         states = random.getstate(), np.random.get_state(), torch.get_rng_state()
         try:
-            with telling_what_counts(self.dataset) if is_looked_at else nullcontext():
-                return [self._sample(index, seed) for index, seed in positions]
+            return [self._sample(index, seed) for index, seed in positions]
         finally:
             random.setstate(states[0])
             np.random.set_state(states[1])

@@ -25,6 +25,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
+from hookexp.data.settings import ReadChanges
 from hookexp.data.source import Source
 from hookexp.data.tracking import Position
 from hookexp.differences import first_difference
@@ -78,6 +79,7 @@ class BatchStream:
         self._began_from: dict[str, Any] | None = None
         """What the pass that is being read was begun with."""
         self._to_resume: dict[str, Any] | None = None
+        self.reads = ReadChanges()
         self._has_told_change = False
 
     def __len__(self) -> int:
@@ -93,7 +95,7 @@ class BatchStream:
         state, self._to_resume = self._to_resume, None
         if start > 0 and state is None:
             state = _begin_and_drop(start)
-        return self._all(start, state)
+        return self.reads.watch(self._all(start, state), self.dataset)
 
     @property
     def has_workers(self) -> bool:

@@ -69,6 +69,8 @@ class SwitchRecipeHook(Hook):
         assert loader is not None
         self._refuse_workers_that_cannot_be_told(loader)
         self._refuse_wrong_paths(loader.dataset, runner.task)
+        names = (name for switch in self.switches for name in switch.data)
+        runner.checkpointer.beside.data.leave_out(names)
         self._for_data, self._for_task = list(self.switches), list(self.switches)
         # What is due at this very position comes later: a validation may still be to run before it.
         past = (runner.epoch if self.by_epoch else runner.iter) - 1

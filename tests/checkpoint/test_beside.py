@@ -139,7 +139,7 @@ def test_what_has_not_changed_is_as_the_config_says():
     task = CentredTask()
     beside = Beside(TinyModel(), task)
     seen = {"outputs": [], "reset": []}
-    expected = {"tensors": {}, "values": [{}], "seen": seen, "task": None}
+    expected = {"tensors": {}, "values": [{}], "data": [{}], "seen": seen, "task": None}
     assert beside.state_dict() == expected
     task.loss(torch.ones(2, 1), torch.ones(2, 1))
     assert list(beside.state_dict()["tensors"]) == ["task.loss.centre"]

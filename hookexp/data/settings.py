@@ -1,0 +1,137 @@
+"""What may be set on a data set: attributes of it, and of what it is made of, that are no data."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from itertools import islice
+from typing import Any
+
+import numpy as np
+from torch import Tensor, nn
+from torch.utils.data import IterableDataset
+
+from hookexp.checkpoint.digest import Digest
+from hookexp.checkpoint.plain_form import CONTAINERS, PLAIN, can_be_held, has_state
+from hookexp.checkpoint.trace import Trace, trace
+
+_SHORT, _SMALL = 32, 4096
+"""Items of a row and elements of a tensor that are looked at, and not only which one it is."""
+_DEPTH = 4
+_LOOKED_AT = 2
+"""Batches that show what reading changes; the first one may open files."""
+_OF_PYTHON = sys.stdlib_module_names | {"builtins"}
+
+Key = tuple[str, str]
+"""The path of an object, empty for the data set itself, and the name of an attribute."""
+
+
+class Settings:
+    """Of a map-style data set, as they are now; none of another."""
+
+    def __init__(self, data_set: Any) -> None:
+        self.small: dict[Key, Any] = {}
+        """Numbers, texts, and short rows of them."""
+        self.others: dict[Key, Any] = {}
+        self.traces: dict[Key, Trace] = {}
+        """Of the small ones; their digests have been read."""
+        for where, owner in owners_of(data_set):
+            for name, value in list(vars(owner).items()):
+                (self.small if _is_small(value) else self.others)[where, name] = value
+        self.traces = {key: trace(value) for key, value in self.small.items()}
+        Digest.read(digest for one in self.traces.values() for digest in one.digests)
+
+    def changed_since(self, before: Settings) -> list[Key]:
+        """What is another, or new; in others nothing is seen that was changed in place."""
+        found = [
+            key
+            for key, one in self.traces.items()
+            if key not in before.traces or not one.is_of_the_same_as(before.traces[key])
+        ]
+        others = self.others.items()
+        return [*found, *(key for key, one in others if before.others.get(key) is not one)]
+
+
+def _say_nothing(data_set: Any, name: str) -> None:
+    """For loaders whose numbers nobody need know."""
+
+
+class ReadChanges:
+    """What the reading of samples changes by itself, such as a count or a file that is opened."""
+
+    def __init__(self, tell_of_number: Callable[[Any, str], None] = _say_nothing) -> None:
+        """`tell_of_number` is called with a data set and the path of a number in it that changes
+        with more than the first batch."""
+        self.keys: set[Key] = set()
+        self._num_looked_at = 0
+        self._tell_of_number = tell_of_number
+
+    def watch(self, batches: Iterator[Any], data_set: Any) -> Iterator[Any]:
+        """The same batches; the first ones of all that are watched are looked at."""
+        return batches if self._num_looked_at >= _LOOKED_AT else self._look(batches, data_set)
+
+    def _look(self, batches: Iterator[Any], data_set: Any) -> Iterator[Any]:
+        while self._num_looked_at < _LOOKED_AT:
+            before = Settings(data_set)
+            read = list(islice(batches, 1))
+            if not read:
+                return
+            now = Settings(data_set)
+            changed = now.changed_since(before)
+            numbers = [key for key in changed if type(now.small.get(key)) in (int, float)]
+            if numbers and self._num_looked_at > 0:
+                self._tell_of_number(data_set, joined(*numbers[0]))
+            self.keys.update(changed)
+            self._num_looked_at += 1
+            yield from read
+        yield from batches
+
+
+def owners_of(data_set: Any) -> Iterator[tuple[str, Any]]:
+    """The objects that a map-style data set is made of, by path; none that has a state."""
+    if hasattr(data_set, "__getitem__") and not isinstance(data_set, IterableDataset):
+        yield from _owners(data_set, "", _DEPTH, ())
+
+
+def joined(*names: str) -> str:
+    """A path of those that are not empty."""
+    return ".".join(name for name in names if name)
+
+
+def _owners(
+    source: Any, where: str, depth: int, inside: tuple[int, ...]
+) -> Iterator[tuple[str, Any]]:
+    if type(source) in PLAIN or id(source) in inside:
+        return
+    inside = (*inside, id(source))
+    parts: dict[Any, Any] = {}
+    if isinstance(source, (list, tuple)) and len(source) <= _SHORT:
+        parts = dict(enumerate(source))
+    elif isinstance(source, dict) and len(source) <= _SHORT:
+        parts = source
+    elif depth > 0 and _is_open(source):
+        parts, depth = vars(source), depth - 1
+        yield where, source
+    for name, part in list(parts.items()):
+        yield from _owners(part, joined(where, str(name)), depth, inside)
+
+
+def _is_open(source: Any) -> bool:
+    """Whether attributes of it may be settings: it is no data, and no part of the run."""
+    if isinstance(source, (*CONTAINERS, type, nn.Module, Tensor, np.ndarray)) or has_state(source):
+        return False
+    kind = type(source)
+    package, _, rest = kind.__module__.partition(".")
+    is_of_the_run = package == "hookexp" and not rest.startswith("data.")
+    return kind.__dictoffset__ != 0 and not is_of_the_run and package not in _OF_PYTHON
+
+
+def _is_small(value: Any) -> bool:
+    if type(value) in PLAIN:
+        return True
+    if isinstance(value, (Tensor, np.ndarray)):
+        size = value.numel() if isinstance(value, Tensor) else value.size
+        return size <= _SMALL and can_be_held(value)
+    if not isinstance(value, CONTAINERS) or len(value) > _SHORT or not can_be_held(value):
+        return False
+    return all(map(_is_small, value.values() if isinstance(value, dict) else value))
