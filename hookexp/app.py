@@ -10,7 +10,7 @@ import logging
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -73,6 +73,10 @@ def main() -> None:
 def _run_hydra() -> None:
     try:
         hydra.main(str(conf_dir()), "config", **VERSION_BASE)(run_job)()
+    except OSError as error:
+        if told := sweep_table.unwritable_folder(error):
+            raise told from error
+        raise
     finally:
         sweep_table.end()
 
@@ -116,7 +120,8 @@ def _run(cfg: DictConfig, work_dir: Path) -> float | None:
             elif dist.rank() == 0:
                 tell_finished(summary, cfg, work_dir)
                 if HydraConfig.get().mode == RunMode.MULTIRUN:
-                    save_words(work_dir / ".hydra")  # The sweep's table reads it.
+                    with suppress(OSError):
+                        save_words(work_dir / ".hydra")  # The sweep's table reads it.
         finally:
             dist.close()
     if summary is None:
@@ -151,7 +156,7 @@ def _check_job(cfg: DictConfig, work_dir: Path) -> None:
         check_config(cfg, config.overrides.task, config.runtime.choices)
     except Exception:
         refuse_used(work_dir, cfg)
-        with locked(work_dir):
+        with locked(work_dir), suppress(OSError):
             save_config(cfg, work_dir)  # The sweep's table reads it.
         raise
 

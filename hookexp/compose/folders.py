@@ -199,6 +199,9 @@ def _claim(wanted: Path, key: str) -> Path:
 def unwritable(key: str, folder: Path, error: OSError) -> ConfigError:
     """What to raise where a folder takes no file."""
     reason = (error.strerror or str(error)).lower()
+    where = f"{key}={folder}"
+    if key == "hydra.run.dir" and _is_of_a_sweep():
+        key, where = "hydra.sweep.dir", str(folder)
     return ConfigError(
-        f"{key}={folder}: cannot be written ({reason}); choose another folder with {key}=FOLDER"
+        f"{where}: cannot be written ({reason}); choose another folder with {key}=FOLDER"
     )

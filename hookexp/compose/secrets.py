@@ -13,6 +13,7 @@ from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
+from yaml import YAMLError
 
 MASK = "***"
 _NAMES = r"(?i:password|passwd|token|secret|api_?key)"
@@ -71,9 +72,14 @@ def save_words(folder: Path) -> None:
 
 
 def mask_file(path: Path) -> None:
-    """Mask a yaml file in place that Hydra has written by itself."""
-    if path.is_file():
+    """Mask a yaml file in place that Hydra has written by itself; one that cannot be goes."""
+    if not path.is_file():
+        return
+    try:
         _write(OmegaConf.to_container(OmegaConf.load(path), resolve=False), path)
+    except (OSError, YAMLError):  # A full disk, on which Hydra may have left half of it.
+        with suppress(OSError):
+            path.unlink()
 
 
 def _write(content: Any, path: Path) -> None:

@@ -6,6 +6,7 @@ case, also where jobs ran in other processes.
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import re
@@ -20,10 +21,13 @@ from typing import Any
 import yaml
 from omegaconf import DictConfig, OmegaConf
 
+from hookexp.compose.folders import unwritable
 from hookexp.compose.secrets import mask_file
+from hookexp.errors import ConfigError
 from hookexp.monitor import infer_rule
 
 SUMMARY_FILE = "summary.json"
+_OF_A_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM)
 _FASTEST_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
@@ -71,6 +75,13 @@ _running: list[_Sweep] = []
 def begin(cfg: DictConfig) -> None:
     """Remember a sweep's folder; `end` shows its table."""
     _running[:] = [_Sweep(Path(str(cfg.hydra.sweep.dir)).absolute(), time.time())]
+
+
+def unwritable_folder(error: OSError) -> ConfigError | None:
+    """What to raise where the folder of this sweep took no file of Hydra's own; else None."""
+    if not _running or error.errno not in _OF_A_DISK:
+        return None
+    return unwritable("hydra.sweep.dir", _running[0].folder, error)
 
 
 def hide_secrets() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import resource
@@ -206,6 +207,43 @@ def test_where_no_file_finds_room_one_line_says_so_and_what_was_there_is_whole(
         assert run.returncode == 1
         assert re.search(r"hydra.run.dir=\S+: cannot be written \(file too large\)", line)
     assert config.read_text() == before
+
+
+@pytest.mark.parametrize("limit", [0, 1000])
+def test_a_sweep_where_no_file_finds_room_ends_in_one_line(tmp_path: Path, limit: int) -> None:
+    run = subprocess.run(
+        [sys.executable, "-m", "hookexp", "-m", "hydra.sweep.dir=sweep", "seed=1,2"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
+    )
+    assert (run.returncode, run.stdout) == (1, "")
+    assert run.stderr == (
+        f"hookexp: hydra.sweep.dir={tmp_path}/sweep: cannot be written (file too large); choose "
+        "another folder with hydra.sweep.dir=FOLDER\n"
+    )
+    assert not (tmp_path / "sweep" / "multirun.yaml").exists()  # It would have secrets in it.
+
+
+def test_a_disk_that_fills_up_in_a_sweep_is_told_by_each_job_without_a_traceback(
+    cli: Callable[..., Any], stub_runs: Runs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(path: Path, *arguments: Any, **more: Any) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", full)
+    answer = cli("-m", "hydra.sweep.dir=sweep", "seed=1,2,nothing")
+    assert answer.code == 1
+    *full_disk, mistake = answer.err.splitlines()
+    assert [line.partition(": ")[2] for line in full_disk] == [
+        f"{Path.cwd()}/sweep/{folder}: cannot be written (no space left on device); choose another "
+        "folder with hydra.sweep.dir=FOLDER"
+        for folder in ("0_seed-1", "1_seed-2")
+    ]
+    assert "seed=nothing: use a whole number" in mistake
+    assert not Path("sweep/multirun.yaml").exists()
+    assert stub_runs == []
 
 
 def test_a_sweep_over_finished_runs_leaves_them_alone(
