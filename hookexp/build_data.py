@@ -6,6 +6,7 @@ import inspect
 import logging
 import re
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -23,6 +24,7 @@ from hookexp.data.loader import (
     MemoryLoader,
     Movable,
     WorkerLoader,
+    called,
     is_sample_dataset,
 )
 from hookexp.data.sampler import BatchSampler
@@ -200,7 +202,7 @@ def _function(data: DictConfig, key: str, arguments: str) -> Any:
         raise ConfigError(
             f"{target}: makes a {type(function).__name__}, which cannot be called; {advice}"
         )
-    return function
+    return partial(called, path, function)
 
 
 def _refuse_memory_options(options: dict[str, Any], source: Any, path: str) -> None:

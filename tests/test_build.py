@@ -172,6 +172,35 @@ def test_samples_are_collated_by_a_function_of_the_config(tmp_path, monkeypatch,
     assert calls == [4, 4, 4] * 2
 
 
+def dry(samples):
+    """Ends as next() does in its second batch."""
+    return next(
+        iter([inputs_first(samples)] if samples[0][0][0] == TinyData().inputs[0, 0] else [])
+    )
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork.*:DeprecationWarning")
+@pytest.mark.parametrize("num_workers", [0, 1])
+@pytest.mark.parametrize("train", ["BySample", "Stream", "own_loader"])
+def test_a_collate_fn_that_ends_a_stream_does_not_end_the_data(tmp_path, train, num_workers):
+    words = ["param_scheduler=none", "data.shuffle=false", "+data.collate_fn=null"]
+    cfg = tiny(*words, f"data.num_workers={num_workers}", train=train)
+    if train == "own_loader":
+        cfg.data.train = {"_target_": f"{HERE}.own_loader", "num_workers": num_workers}
+    else:
+        cfg.data.collate_fn = {"_target_": f"{HERE}.dry", "_partial_": True}
+    runner = build_runner(cfg, tmp_path)
+    told = r"data\.collate_fn raised StopIteration, as next\(\) does"
+    if train == "own_loader":
+        told = r"^data: DataLoader gave 1 of its 3 batches: .* raised StopIteration"
+    with pytest.raises((RuntimeError, ConfigError), match=told):
+        runner.run("train")
+
+
+def own_loader(num_workers):
+    return DataLoader(BySample(), batch_size=4, collate_fn=dry, num_workers=num_workers)
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [

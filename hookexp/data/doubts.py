@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from hookexp import dist
 from hookexp.data.tracking import Stateful, generators_of, outer_and_stateful, samplers_of
+from hookexp.errors import ConfigError
 from hookexp.seed import GENERATORS
 
 logger = logging.getLogger("hookexp")
@@ -67,6 +68,27 @@ def own_generators_of(dataset: Any, held: Sequence[torch.Generator] = ()) -> str
                 "the global ones of Python, NumPy and torch go on exactly"
             )
     return ""
+
+
+def exact_length_of(source: Any) -> int | None:
+    """How many batches a DataLoader is sure to give; None where somebody else's word counts."""
+    if not isinstance(source, DataLoader) or isinstance(source.dataset, IterableDataset):
+        return None
+    of_torch = all(type(one).__module__.startswith("torch.") for one in samplers_of(source))
+    return len(source) if of_torch else None
+
+
+def refuse_early_end(source: Any, number: int, promised: int | None) -> None:
+    """Refuse the end of a pass that came early: a DataLoader takes any StopIteration for it.
+
+    Raises:
+        ConfigError: if it promised more batches.
+    """
+    if promised is not None and number < promised:
+        raise ConfigError(
+            f"data: {type(source).__name__} gave {number} of its {promised} batches: its data set "
+            "or its collate_fn raised StopIteration, as next() does, which looks like the end"
+        )
 
 
 def tell_of_number(dataset: Any, name: str) -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import copy
 import random
 from collections.abc import Callable, Iterator
+from operator import getitem
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -97,8 +98,9 @@ class MemoryLoader:
 
     def _batches(self, start: int) -> Iterator[Any]:
         generator, transform = self._generator, self.transform
+        who = f"{type(self.dataset).__name__}.get_batch"
         for indices, seed in self.batch_sampler.batches(start, self.device):
-            batch = self.dataset.get_batch(indices, generator.manual_seed(seed))
+            batch = called(who, self.dataset.get_batch, indices, generator.manual_seed(seed))
             yield batch if transform is None else transform(batch, generator)
 
 
@@ -160,6 +162,17 @@ class WorkerLoader:
         iterator, self._iterator = self._iterator, None
         self.dataloader._iterator = None
         workers.end(iterator)
+
+
+def called(who: str, function: Callable[..., Any], *arguments: Any) -> Any:
+    """What a function of the user's returns, of which no StopIteration gets out.
+
+    Loops would take it for the end of the data.
+    """
+    try:
+        return function(*arguments)
+    except StopIteration as error:
+        raise RuntimeError(f"{who} raised StopIteration, as next() does") from error
 
 
 Loader = MemoryLoader | WorkerLoader | BatchStream
@@ -247,13 +260,7 @@ class _SeededSamples(Dataset[Any]):
         np.random.seed(seed & 0xFFFFFFFF)
         torch.default_generator.manual_seed(seed)
         try:
-            return self._item(index)
+            return called("__getitem__", getitem, self.dataset, index)
         except Exception as error:
             add_note(error, f"while sample {index} of {type(self.dataset).__name__} was read")
             raise
-
-    def _item(self, index: int) -> Any:
-        try:
-            return self.dataset[index]
-        except StopIteration as error:  # Loops would take it for the end of the data.
-            raise RuntimeError("__getitem__ raised StopIteration, as next() does") from error

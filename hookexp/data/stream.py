@@ -25,6 +25,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
+from hookexp.data.doubts import exact_length_of, refuse_early_end
 from hookexp.data.settings import ReadChanges
 from hookexp.data.source import Source
 from hookexp.data.tracking import Position
@@ -188,6 +189,7 @@ class BatchStream:
 
     def _all(self, number: int, state: dict[str, Any] | None) -> Iterator[Any]:
         while True:
+            num_promised = exact_length_of(self.batches)
             was_resumed = state is not None and not _is_between(state)
             one, batches = self._pass(number, state)
             self._passes.append(one)
@@ -202,6 +204,8 @@ class BatchStream:
                 finally:
                     self._look_again()
                     self._handed_out = None
+            if self.limit is None or number - one.first < self.limit:
+                refuse_early_end(self.batches, number - one.first, num_promised)
             del batches  # Of a pass with a limit workers are left: they end before others begin.
             self._end, self._began_from = self._end_of(number, one), None
             # Where all of a pass was read before the stop, the source has yet to be put there.

@@ -22,6 +22,27 @@ HERE = __name__
 SHIFT = "data.transform={_target_: hookexp.data.augment.random_shift, _partial_: true}"
 
 
+class Wrong(TinyData):
+    """Makes its second batch in a way of one's own."""
+
+    def __init__(self, second):
+        super().__init__()
+        self.second = second
+
+    def get_batch(self, indices, generator):
+        inputs, targets = super().get_batch(indices, generator)
+        return self.second(inputs, targets) if 3 in indices else (inputs, targets)
+
+
+def loader_of(second):
+    return MemoryLoader(Wrong(second), BatchSampler(24, 3, seed=0, shuffle=False))
+
+
+def test_a_batch_that_ends_a_stream_does_not_end_the_data():
+    with pytest.raises(RuntimeError, match=r"^Wrong\.get_batch raised StopIteration, as next\(\)"):
+        list(loader_of(lambda inputs, targets: next(iter([]))))
+
+
 class BySample(Dataset):
     def __len__(self):
         return 12
