@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
+from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
 from hookexp import dist
@@ -15,6 +17,7 @@ from hookexp.errors import ConfigError
 from hookexp.seed import GENERATORS
 
 logger = logging.getLogger("hookexp")
+_SHOWN = 8
 
 
 def doubts_about(batches: Iterable[Any], is_stateful: bool) -> str:
@@ -68,6 +71,49 @@ def own_generators_of(dataset: Any, held: Sequence[torch.Generator] = ()) -> str
                 "the global ones of Python, NumPy and torch go on exactly"
             )
     return ""
+
+
+def refuse_another_number(batch: Any, indices: Tensor, who: str) -> None:
+    """Refuse a batch that was made of fewer samples than were asked for, or of more.
+
+    Of a batch in which samples have no dimension of their own nobody can tell, nor of one with the
+    same number of views of each.
+
+    Raises:
+        ConfigError: if its tensors all have the same other length.
+    """
+    number = len(indices)
+    first = batch[0] if type(batch) in (tuple, list) and batch else batch
+    if isinstance(first, Tensor) and first.shape[:1] == (number,):
+        return
+    parts = [*_parts_of(batch)]
+    arrays = [part for part in parts if not isinstance(part, (list, tuple))]
+    lengths = {part.shape[0] for part in arrays}
+    of_each = any(len(part) == number for part in parts) or any(
+        part.shape[1] == number for part in arrays if part.ndim > 1
+    )
+    if of_each or len(lengths) != 1 or all(part.ndim == 1 for part in arrays):
+        return
+    (found,) = lengths
+    if found < number or found % number:
+        raise ConfigError(
+            f"{who} returned {found} samples for {number} indices, "
+            f"{', '.join(map(str, indices[:_SHOWN].tolist()))}{', ...' * (number > _SHOWN)}; it "
+            "has to return one for each"
+        )
+
+
+def _parts_of(batch: Any) -> Iterator[Any]:
+    """Its tensors, arrays, lists and tuples."""
+    if isinstance(batch, (Tensor, np.ndarray)):
+        yield from [batch] if batch.ndim else []
+    elif isinstance(batch, Mapping):
+        for part in batch.values():
+            yield from _parts_of(part)
+    elif isinstance(batch, (list, tuple)):
+        yield batch
+        for part in batch:
+            yield from _parts_of(part)
 
 
 def exact_length_of(source: Any) -> int | None:

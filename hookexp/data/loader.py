@@ -27,7 +27,7 @@ from torch.utils.data import (
 )
 
 from hookexp.data import workers
-from hookexp.data.doubts import tell_of_number
+from hookexp.data.doubts import refuse_another_number, tell_of_number
 from hookexp.data.sampler import BatchSampler
 from hookexp.data.settings import ReadChanges
 from hookexp.data.stream import BatchStream
@@ -101,6 +101,7 @@ class MemoryLoader:
         who = f"{type(self.dataset).__name__}.get_batch"
         for indices, seed in self.batch_sampler.batches(start, self.device):
             batch = called(who, self.dataset.get_batch, indices, generator.manual_seed(seed))
+            refuse_another_number(batch, indices, who)
             yield batch if transform is None else transform(batch, generator)
 
 

@@ -43,6 +43,39 @@ def test_a_batch_that_ends_a_stream_does_not_end_the_data():
         list(loader_of(lambda inputs, targets: next(iter([]))))
 
 
+@pytest.mark.parametrize(
+    ("second", "found"),
+    [
+        (lambda inputs, targets: (inputs[1:], targets[1:]), 2),
+        (lambda inputs, targets: {"x": inputs[:0], "y": [targets[:0]]}, 0),
+        (lambda inputs, targets: (inputs.repeat(2, 1)[:5], targets.repeat(2, 1)[:5]), 5),
+        (lambda inputs, targets: inputs.numpy()[1:], 2),
+    ],
+)
+def test_a_batch_of_another_number_of_samples_is_refused(second, found):
+    with pytest.raises(ConfigError) as caught:
+        list(loader_of(second))
+    assert str(caught.value) == (
+        f"Wrong.get_batch returned {found} samples for 3 indices, 3, 4, 5; it has to return one "
+        "for each"
+    )
+
+
+@pytest.mark.parametrize(
+    "second",
+    [
+        lambda inputs, targets: (inputs.T, targets.T.repeat(4, 1)),  # Steps of time first.
+        lambda inputs, targets: (inputs.repeat(2, 1), targets.repeat(2, 1)),  # Two views of each.
+        lambda inputs, targets: {"tokens": torch.arange(7), "last": torch.arange(7)},  # Packed.
+        lambda inputs, targets: (inputs[:2], torch.arange(4)),  # Nobody knows.
+        lambda inputs, targets: ([torch.ones(2, 5)] * 3, [torch.ones(2, 4)] * 3),  # Of any size.
+        lambda inputs, targets: "a batch of one's own",
+    ],
+)
+def test_batches_of_other_kinds_are_taken(second):
+    assert len(list(loader_of(second))) == 8
+
+
 class BySample(Dataset):
     def __len__(self):
         return 12
