@@ -11,11 +11,11 @@ import json
 import math
 import re
 import sys
-import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import yaml
@@ -27,6 +27,7 @@ from hookexp.errors import ConfigError
 from hookexp.monitor import infer_rule
 
 SUMMARY_FILE = "summary.json"
+_WORDS = ".hydra/overrides.yaml"
 _OF_A_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM)
 _FASTEST_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
@@ -61,10 +62,14 @@ class Job:
         return {**self.summary, "name": name, "value": self.summary["metrics"][name]}
 
 
+Stamp = tuple[int, int]
+"""What tells a file from one that was written later: when it was, and which one it is."""
+
+
 @dataclass(frozen=True)
 class _Sweep:
     folder: Path
-    began: float
+    before: Mapping[Path, Stamp]
     told: set[Path] = field(default_factory=set)
     """Folders of the jobs whose failure this process has told when it happened."""
 
@@ -74,7 +79,8 @@ _running: list[_Sweep] = []
 
 def begin(cfg: DictConfig) -> None:
     """Remember a sweep's folder; `end` shows its table."""
-    _running[:] = [_Sweep(Path(str(cfg.hydra.sweep.dir)).absolute(), time.time())]
+    folder = Path(str(cfg.hydra.sweep.dir)).absolute()
+    _running[:] = [_Sweep(folder, stamps_in(folder))]
 
 
 def unwritable_folder(error: OSError) -> ConfigError | None:
@@ -96,16 +102,30 @@ def end() -> None:
         return
     hide_secrets()
     sweep = _running.pop()
-    jobs = read_jobs(sweep.folder, since=sweep.began - 2.0)
+    jobs = read_jobs(sweep.folder, sweep.before)
     if jobs:
         _show(jobs, sweep)
 
 
-def read_jobs(folder: Path, since: float = 0.0) -> list[Job]:
-    """The jobs in a sweep's folder that began after `since` (seconds of the epoch)."""
+def stamps_in(folder: Path) -> dict[Path, Stamp]:
+    """The files of the jobs that are there. Clocks, which differ between machines, do not tell."""
+    files = [file for name in (_WORDS, SUMMARY_FILE) for file in folder.glob(f"*/{name}")]
+    return {file: _stamp(file) for file in files}
+
+
+def _stamp(file: Path) -> Stamp:
+    try:
+        status = file.stat()
+    except OSError:  # Another process has just removed it.
+        return 0, 0
+    return status.st_mtime_ns, status.st_ino
+
+
+def read_jobs(folder: Path, before: Mapping[Path, Stamp] = MappingProxyType({})) -> list[Job]:
+    """The jobs in a sweep's folder that began when there were those files."""
     jobs: list[Job] = []
-    for file in folder.glob("*/.hydra/overrides.yaml"):
-        if file.stat().st_mtime < since:
+    for file in folder.glob(f"*/{_WORDS}"):
+        if before.get(file) == _stamp(file):
             continue
         words = [str(word).partition("=") for word in OmegaConf.load(file)]
         overrides = {key: value for key, _, value in words}
@@ -115,7 +135,7 @@ def read_jobs(folder: Path, since: float = 0.0) -> list[Job]:
                 folder=file.parent.parent,
                 overrides=overrides,
                 summary=_read_summary(
-                    file.parent.parent / SUMMARY_FILE, since, overrides.get("resume") == "auto"
+                    file.parent.parent / SUMMARY_FILE, before, overrides.get("resume") == "auto"
                 ),
             )
         )
@@ -126,9 +146,7 @@ def _number_of(folder: Path, otherwise: int) -> int:
     """A job's number in this sweep; its folder may have the number it had when it was trained."""
     file = folder / ".hydra" / "hydra.yaml"
     if file.is_file():
-        saved = yaml.load(
-            file.read_text(encoding="utf-8"), getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-        )
+        saved = yaml.load(file.read_text(encoding="utf-8"), _FASTEST_LOADER)
         return int(saved["hydra"]["job"]["num"])
     number = re.match(r"\d+", folder.name)
     return int(number.group()) if number else otherwise
@@ -160,7 +178,7 @@ def write_failure(folder: Path, error: str, seconds: float) -> None:
             temporary.unlink(missing_ok=True)
 
 
-def _read_summary(file: Path, since: float, was_resumed: bool) -> dict[str, Any]:
+def _read_summary(file: Path, before: Mapping[Path, Stamp], was_resumed: bool) -> dict[str, Any]:
     """What a job left; an older one counts where the job only had to see that the run was over."""
     if not file.is_file():
         return {}
@@ -170,7 +188,7 @@ def _read_summary(file: Path, since: float, was_resumed: bool) -> dict[str, Any]
         return {}
     if not isinstance(content, dict):
         return {}
-    is_new = file.stat().st_mtime >= since
+    is_new = before.get(file) != _stamp(file)
     return content if is_new or (was_resumed and content.get("is_final")) else {}
 
 

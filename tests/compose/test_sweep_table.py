@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import random
 import re
 import sys
@@ -17,7 +16,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 import hookexp.build
-from hookexp.compose.sweep_table import Job, begin, best_of, end, read_jobs, table_of
+from hookexp.compose.sweep_table import Job, begin, best_of, end, read_jobs, stamps_in, table_of
 from hookexp.errors import ConfigError
 
 
@@ -122,9 +121,28 @@ def test_an_old_result_counts_where_a_job_saw_that_its_run_was_over(
     (folder / "overrides.yaml").write_text(json.dumps(["lr=1", *words]))
     summary = tmp_path / "0_lr-1" / "summary.json"
     summary.write_text(json.dumps({"status": "finished", "is_final": is_final}))
-    os.utime(summary, (1000.0, 1000.0))
-    (job,) = read_jobs(tmp_path, since=2000.0)
+    before = stamps_in(tmp_path)
+    assert read_jobs(tmp_path, before) == []
+    (folder / "overrides.yaml").write_text(json.dumps(["lr=1", *words]))
+    (job,) = read_jobs(tmp_path, before)
     assert job.status == ("finished" if shown else "no result")
+
+
+def test_a_sweep_that_is_repeated_at_once_shows_no_old_result(
+    cli: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run(cfg: DictConfig, work_dir: Path) -> float:
+        (work_dir / "last_checkpoint").touch()
+        return 1.0
+
+    stub(monkeypatch, run)
+    words = ["-m", "hydra.sweep.dir=sweep", "optimizer.lr=0.1,0.01"]
+    assert cli(*words).code == 0
+    again = cli(*words, "optimizer.lr=0.1,0.01,0.001")
+    assert again.code == 1
+    assert again.err.count("holds a run already") == 2
+    table = again.out[again.out.index("Runs in") :].splitlines()
+    assert [line.split()[:2] for line in table[2:]] == [["2*", "finished"]]
 
 
 def stub(monkeypatch: pytest.MonkeyPatch, run: Callable[[DictConfig, Path], float]) -> None:
