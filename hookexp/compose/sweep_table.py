@@ -27,6 +27,7 @@ from hookexp.errors import ConfigError
 from hookexp.monitor import infer_rule
 
 SUMMARY_FILE = "summary.json"
+_ENDING = ".ending"
 _WORDS = ".hydra/overrides.yaml"
 _OF_A_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM)
 _FASTEST_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -188,6 +189,8 @@ def _read_summary(file: Path, before: Mapping[Path, Stamp], was_resumed: bool) -
         return {}
     if not isinstance(content, dict):
         return {}
+    if file.with_name(_ENDING).exists() and content.get("status") != "failed":
+        return {}  # Killed in what hooks do after a run, which a resume will do.
     is_new = before.get(file) != _stamp(file)
     return content if is_new or (was_resumed and content.get("is_final")) else {}
 

@@ -18,6 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 import hookexp.build
 from hookexp.compose.sweep_table import Job, begin, best_of, end, read_jobs, stamps_in, table_of
 from hookexp.errors import ConfigError
+from hookexp.summary import ending
 
 
 def job(number: int, value: float | None, rule: str = "greater", **overrides: str) -> Job:
@@ -126,6 +127,21 @@ def test_an_old_result_counts_where_a_job_saw_that_its_run_was_over(
     (folder / "overrides.yaml").write_text(json.dumps(["lr=1", *words]))
     (job,) = read_jobs(tmp_path, before)
     assert job.status == ("finished" if shown else "no result")
+
+
+@pytest.mark.parametrize(
+    ("status", "shown"), [("finished", "no result"), ("stopped", "no result"), ("failed", "failed")]
+)
+def test_a_job_that_was_killed_in_after_run_has_no_result(
+    tmp_path: Path, status: str, shown: str
+) -> None:
+    folder = tmp_path / "0_lr-1"
+    (folder / ".hydra").mkdir(parents=True)
+    (folder / ".hydra" / "overrides.yaml").write_text("- lr=1\n")
+    (folder / "summary.json").write_text(json.dumps({"status": status, "is_final": True}))
+    with ending(folder):
+        assert [job.status for job in read_jobs(tmp_path)] == [shown]
+    assert [job.status for job in read_jobs(tmp_path)] == [status]
 
 
 def test_a_sweep_that_is_repeated_at_once_shows_no_old_result(
