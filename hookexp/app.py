@@ -98,7 +98,7 @@ def run_job(cfg: DictConfig) -> float | None:
         ):
             return _run(cfg, work_dir)
     except Exception as error:
-        _tell(error, work_dir, time.monotonic() - began)
+        _tell(error, work_dir, cfg.mode, time.monotonic() - began)
         if config.mode == RunMode.MULTIRUN:
             # The sweeper has to know that the job failed.
             raise boundary.Reported(str(error)) from error
@@ -142,7 +142,10 @@ def _save_and_run(cfg: DictConfig, work_dir: Path) -> Summary | None:
     drop_keys_of_old_targets(cfg, [str(w) for w in HydraConfig.get().overrides.task])
     if cfg.mode == "verify_resume":
         resume_collector()
+        began = time.monotonic()
         verify_resume(cfg, work_dir)
+        status = {"status": "verified", "seconds": time.monotonic() - began}
+        sweep_table.write_status(work_dir, cfg.mode, status)
         return None
     cfg = for_lr_find(cfg) if cfg.mode == "lr_find" else cfg
     runner = build_runner(cfg, work_dir=work_dir)
@@ -161,7 +164,7 @@ def _check_job(cfg: DictConfig, work_dir: Path) -> None:
         raise
 
 
-def _tell(error: Exception, work_dir: Path, seconds: float) -> None:
+def _tell(error: Exception, work_dir: Path, mode: str, seconds: float) -> None:
     """Report an error on the terminal, whole in the log file, in one line in summary.json."""
     config = HydraConfig.get()
     overrides = [str(override) for override in config.overrides.task]
@@ -171,7 +174,7 @@ def _tell(error: Exception, work_dir: Path, seconds: float) -> None:
     logging.getLogger("hookexp").error(boundary.full_traceback(error), extra=FILE_ONLY)
     line = boundary.report(error, overrides, who)
     if not isinstance(error, FolderInUse):
-        sweep_table.write_failure(work_dir, line, seconds)
+        sweep_table.write_failure(work_dir, mode, line, seconds)
 
 
 def _user_folders() -> list[Path]:

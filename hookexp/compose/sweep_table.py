@@ -28,6 +28,7 @@ from hookexp.monitor import infer_rule
 
 SUMMARY_FILE = "summary.json"
 _ENDING = ".ending"
+_POINTER = "last_checkpoint"
 _WORDS = ".hydra/overrides.yaml"
 _OF_A_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM)
 _FASTEST_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -163,17 +164,23 @@ def best_of(jobs: Sequence[Job]) -> Job | None:
     return max(rivals, key=lambda job: sign * (job.value or 0.0))
 
 
-def write_failure(folder: Path, error: str, seconds: float) -> None:
+def write_failure(folder: Path, mode: str, error: str, seconds: float) -> None:
     """Leave a summary for a job that has none of its own making; its error was told just now."""
     for sweep in _running:
         sweep.told.add(folder.absolute())
-    summary: dict[str, Any] = {"status": "failed", "error": error, "objective": None, "metrics": {}}
-    text = json.dumps({**summary, "seconds": seconds}, indent=2)
-    temporary = folder / f".{SUMMARY_FILE}.tmp"
+    write_status(folder, mode, {"status": "failed", "error": error, "seconds": seconds})
+
+
+def write_status(folder: Path, mode: str, status: dict[str, Any]) -> None:
+    """Leave a summary of what has no result but this; beside that of a training run, if any."""
+    is_beside = mode != "train" and (folder / _POINTER).exists()
+    name = f"summary_{mode}.json" if is_beside else SUMMARY_FILE
+    text = json.dumps({"objective": None, "metrics": {}, **status}, indent=2)
+    temporary = folder / f".{name}.tmp"
     try:
         folder.mkdir(parents=True, exist_ok=True)
         temporary.write_text(text + "\n", encoding="utf-8")
-        temporary.replace(folder / SUMMARY_FILE)
+        temporary.replace(folder / name)
     except OSError:  # A full disk, most likely, which is what the error was about.
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
@@ -196,25 +203,40 @@ def _read_summary(file: Path, before: Mapping[Path, Stamp], was_resumed: bool) -
 
 
 def table_of(jobs: Sequence[Job]) -> tuple[list[str], list[list[str]]]:
-    """Head and rows: number, the overrides that differ, status, objective, time, folder."""
+    """Head and rows: number, the overrides that differ, status, results, time, folder."""
     keys = list(dict.fromkeys(key for job in jobs for key in job.overrides))
     varying = [k for k in keys if len({job.overrides.get(k) for job in jobs}) > 1]
     names = {job.result["name"] for job in jobs if job.result}
     metric = names.pop() if len(names) == 1 else "objective"
     best = best_of(jobs)
+    results = {
+        **{f"found {key}": [_found(job, key) for job in jobs] for key in _suggested_keys(jobs)},
+        metric: [_value_cell(job, metric) for job in jobs],
+        "reached": [_reached(job) for job in jobs],
+    }
+    results = {title: cells for title, cells in results.items() if {*cells} != {"-"}}
     rows = [
         [
             f"{job.number}{'*' if job is best else ''}",
             *(job.overrides.get(key, "") for key in varying),
             job.status,
-            _value_cell(job, metric),
-            _reached(job),
+            *(cells[row] for cells in results.values()),
             _duration(job.summary.get("seconds")),
             job.folder.name,
         ]
-        for job in jobs
+        for row, job in enumerate(jobs)
     ]
-    return ["run", *varying, "status", metric, "reached", "time", "folder"], rows
+    return ["run", *varying, "status", *results, "time", "folder"], rows
+
+
+def _suggested_keys(jobs: Sequence[Job]) -> list[str]:
+    """Keys of the config for which a search has found values, as `mode=lr_find` does."""
+    return list(dict.fromkeys(key for job in jobs for key in job.summary.get("suggestions", {})))
+
+
+def _found(job: Job, key: str) -> str:
+    value = _number(job.summary.get("suggestions", {}).get(key))
+    return "-" if value is None else f"{value:.4g}"
 
 
 def _value_cell(job: Job, metric: str) -> str:

@@ -51,6 +51,55 @@ def test_a_jobs_number_is_that_of_this_sweep(tmp_path: Path) -> None:
     assert [job.folder.name for job in read_jobs(tmp_path)] == ["1_b", "0_a"]
 
 
+def test_the_table_of_a_search_shows_what_it_suggests() -> None:
+    jobs = [job(n, None, batch_size=str(8 * n)) for n in range(3)]
+    jobs[0].summary["suggestions"] = {"optimizer.lr": 0.0123456}
+    jobs[1].summary["suggestions"] = {"optimizer.lr": 0.5}
+    head, rows = table_of(jobs)
+    assert head == ["run", "batch_size", "status", "found optimizer.lr", "time", "folder"]
+    assert [row[3] for row in rows] == ["0.01235", "0.5", "-"]
+
+
+def test_the_table_of_verifications_says_which_runs_resume_exactly(
+    cli: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import hookexp.verify
+
+    def verify(cfg: DictConfig, work_dir: Path) -> None:
+        if cfg.seed == 2:
+            raise ConfigError("not verified: after a resume optimizer differs")
+
+    monkeypatch.setattr(hookexp.verify, "verify_resume", verify)
+    answer = cli("-m", "mode=verify_resume", "seed=1,2")
+    table = answer.out[answer.out.index("Runs in") :].splitlines()
+    assert [line.split()[:3] for line in table[1:]] == [
+        ["run", "seed", "status"],
+        ["0", "1", "verified"],
+        ["1", "2", "failed"],
+    ]
+    assert "objective" not in table[1]
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_verification_in_the_folder_of_a_run_leaves_its_summary_alone(
+    cli: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, fails: bool
+) -> None:
+    import hookexp.verify
+
+    def verify(cfg: DictConfig, work_dir: Path) -> None:
+        if fails:
+            raise ConfigError("not verified")
+
+    monkeypatch.setattr(hookexp.verify, "verify_resume", verify)
+    Path("run").mkdir()
+    (Path("run") / "last_checkpoint").touch()
+    (Path("run") / "summary.json").write_text("{}")
+    assert cli("mode=verify_resume", "hydra.run.dir=run").code == fails
+    assert (Path("run") / "summary.json").read_text() == "{}"
+    beside = json.loads((Path("run") / "summary_verify_resume.json").read_text())
+    assert beside["status"] == ("failed" if fails else "verified")
+
+
 @pytest.mark.parametrize(
     ("metric", "hint"),
     [
