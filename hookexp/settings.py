@@ -96,10 +96,21 @@ class TrainerSettings:
             )
 
     def spelled_out(self) -> TrainerSettings:
-        """The same with `overfit_batches` and `fast_dev_run` as the limits that they stand for."""
+        """The same with `overfit_batches` and `fast_dev_run` as the limits that they stand for.
+
+        Raises:
+            ConfigError: for an `overfit_batches` beside another limit.
+        """
         changes: dict[str, Any] = {}
         if self.overfit_batches is not None:
             for mode in ("train", "val"):
+                if self.limit_of(mode) not in (None, self.overfit_batches):
+                    raise ConfigError(
+                        f"trainer.overfit_batches={self.overfit_batches} and "
+                        f"trainer.limit_{mode}_batches={self.limit_of(mode)} are both given; a run "
+                        "trains and validates on as many batches as the first says: set the other "
+                        "to null"
+                    )
                 changes[f"limit_{mode}_batches"] = self.overfit_batches
         if self.fast_dev_run:
             for mode in _MODES:

@@ -146,6 +146,19 @@ def test_a_fast_run_of_everything(tmp_path, overrides, seen):
     assert list(tmp_path.glob("*.pth"))
 
 
+@pytest.mark.parametrize("mode", ["train", "val"])
+def test_two_limits_of_the_same_batches_are_refused(mode):
+    limit = f"limit_{mode}_batches"
+    with pytest.raises(ConfigError) as caught:
+        TrainerSettings(overfit_batches=2, **{limit: 5}).spelled_out()
+    assert str(caught.value) == (
+        f"trainer.overfit_batches=2 and trainer.{limit}=5 are both given; a run trains and "
+        "validates on as many batches as the first says: set the other to null"
+    )
+    same = TrainerSettings(overfit_batches=2, **{limit: 2}, limit_test_batches=1).spelled_out()
+    assert [same.limit_of(mode) for mode in ("train", "val", "test")] == [2, 2, 1]
+
+
 def test_limits_are_off_by_default():
     settings = TrainerSettings()
     assert settings.spelled_out() == settings
