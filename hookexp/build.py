@@ -31,7 +31,7 @@ from hookexp.compose.secrets import masked
 from hookexp.compose.typed import words_of_a_training, words_of_an_evaluation
 from hookexp.data.prefetch import Prefetcher
 from hookexp.device import autocast, batch_placer, make_current, resolve_device
-from hookexp.errors import ConfigError
+from hookexp.errors import ConfigError, kind_of
 from hookexp.hook import MOUNT_POINTS, Mode
 from hookexp.hook_list import HookList
 from hookexp.hooks.checkpoint import CheckpointHook
@@ -206,7 +206,7 @@ def _build_task(cfg: DictConfig) -> Task:
     task = instantiate(cfg.task, "task")
     if not isinstance(task, Task):
         raise ConfigError(
-            f"task._target_={cfg.task._target_}: makes a {type(task).__name__}, "
+            f"task._target_={cfg.task._target_}: makes {kind_of(task)}, "
             "which is no subclass of hookexp.Task"
         )
     return task

@@ -30,7 +30,7 @@ from hookexp.data.loader import (
 from hookexp.data.sampler import BatchSampler
 from hookexp.data.stream import BatchStream
 from hookexp.data.tracking import generators_of
-from hookexp.errors import ConfigError
+from hookexp.errors import ConfigError, kind_of
 from hookexp.hook import Mode
 from hookexp.settings import TrainerSettings
 
@@ -199,9 +199,7 @@ def _function(data: DictConfig, key: str, arguments: str) -> Any:
             raise
         raise ConfigError(f"{target}: {error.__cause__}; {advice}") from error
     if not callable(function):
-        raise ConfigError(
-            f"{target}: makes a {type(function).__name__}, which cannot be called; {advice}"
-        )
+        raise ConfigError(f"{target}: makes {kind_of(function)}, which cannot be called; {advice}")
     return partial(called, path, function)
 
 

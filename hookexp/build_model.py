@@ -20,7 +20,7 @@ from hookexp.activation_checkpointing import recompute_in_backward
 from hookexp.compose.instantiate import instantiate
 from hookexp.compose.wording import listed, nearest, on_one_line
 from hookexp.device import map_tensors
-from hookexp.errors import ConfigError
+from hookexp.errors import ConfigError, kind_of
 from hookexp.settings import TrainerSettings
 from hookexp.task import Task
 
@@ -43,7 +43,7 @@ def build_model(cfg: DictConfig, settings: TrainerSettings, device: torch.device
     model = instantiate(cfg.model, "model")
     if not isinstance(model, nn.Module):
         raise ConfigError(
-            f"model._target_={cfg.model._target_}: makes a {type(model).__name__}, "
+            f"model._target_={cfg.model._target_}: makes {kind_of(model)}, "
             "which is no torch.nn.Module"
         )
     _refuse_lazy(model, str(cfg.model._target_))

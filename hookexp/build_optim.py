@@ -16,6 +16,7 @@ from hookexp.compose.wording import listed
 from hookexp.errors import ConfigError
 from hookexp.optim.fused_sgd import fill_momentum
 from hookexp.optim.param_groups import param_groups
+from hookexp.optim.states import config_path
 from hookexp.optim.wrapper import OptimWrapper
 from hookexp.settings import TrainerSettings
 
@@ -38,7 +39,7 @@ def build_optim_wrapper(
         nodes = {str(name): node for name, node in cfg.optimizer.items()}
     optimizers = {}
     for name, node in nodes.items():
-        path = "optimizer" if name == "default" else f"optimizer.{name}"
+        path = config_path(name)
         chosen = _parameters_of(model, parameters, name)
         options = node.copy()
         OmegaConf.set_struct(options, False)

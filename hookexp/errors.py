@@ -15,6 +15,12 @@ class NotFiniteError(ConfigError, FloatingPointError):
     """A loss or a gradient that is no number; the message says what to try."""
 
 
+def kind_of(value: object) -> str:
+    """What a value is, with its article: `a dict`, `an int`."""
+    name = type(value).__name__
+    return f"{'an' if name[:1] in 'AEIOaeio' else 'a'} {name}"
+
+
 def add_note(error: BaseException, note: str) -> None:
     """Attach a line to an error's traceback; Python 3.10 keeps it for our own error report."""
     if hasattr(error, "add_note"):

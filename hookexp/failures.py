@@ -16,6 +16,7 @@ from torch.multiprocessing import reductions
 
 from hookexp import dist
 from hookexp.errors import ConfigError, add_note
+from hookexp.optim.states import config_path
 from hookexp.state import Phase
 
 if TYPE_CHECKING:
@@ -92,7 +93,7 @@ def in_plain_words(error: BaseException, runner: Runner) -> ConfigError | None:
         add_note(
             error,
             "a fused step takes no sparse gradients, such as those of Embedding(sparse=True): "
-            "optimizer.fused=false optimizer.weight_decay=0, or sparse=False",
+            f"{_words_without_fused(runner)}, or sparse=False",
         )
     part = _PART_OF_WRAPPED.search(text)
     if part:
@@ -156,6 +157,18 @@ def _parameters(runner: Runner, indices: list[str]) -> str:
     unused = [names[int(index)] for index in indices]
     more = f" and {len(unused) - 3} more" if len(unused) > 3 else ""
     return ", ".join(unused[:3]) + more
+
+
+def _words_without_fused(runner: Runner) -> str:
+    """For the optimizers that have a sparse gradient."""
+    names = [
+        name
+        for name, optimizer in runner.optim_wrapper.optimizers.items()
+        for group in optimizer.param_groups
+        if any(p.grad is not None and p.grad.is_sparse for p in group["params"])
+    ]
+    paths = map(config_path, dict.fromkeys(names or runner.optim_wrapper.optimizers))
+    return " ".join(f"{path}.fused=false {path}.weight_decay=0" for path in paths)
 
 
 def _first_sentence(text: str) -> str:

@@ -18,6 +18,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
+from hookexp.errors import kind_of
 from hookexp.numeric import stands_for_one
 
 Scalar = float | int | Tensor
@@ -94,7 +95,7 @@ class MessageHub:
             value = value.detach()
         elif type(value) is not float and not isinstance(value, Real):
             if not stands_for_one(value):
-                raise ValueError(f"scalar {key!r} is a {type(value).__name__}, and no number")
+                raise ValueError(f"scalar {key!r} is {kind_of(value)}, and no number")
             value = float(value)
         try:
             self.scalars[key].values.append(value)

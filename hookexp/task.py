@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from torch import Tensor, nn
 
-from hookexp.errors import ConfigError
+from hookexp.errors import ConfigError, kind_of
 
 if TYPE_CHECKING:
     from hookexp.hook import Batch
@@ -63,12 +63,12 @@ def loss_of(outputs: Any) -> Tensor:
     if isinstance(loss, Tensor) and loss.numel() == 1:
         return loss
     if not isinstance(outputs, Mapping):
-        given = f"returned a {type(outputs).__name__}"
+        given = f"returned {kind_of(outputs)}"
     elif "loss" not in outputs:
         given = f"returned {sorted(outputs)}, and has no loss"
     else:
         shape = f" of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else ""
-        given = f"returned {sorted(outputs)}, and loss is a {type(loss).__name__}{shape}"
+        given = f"returned {sorted(outputs)}, and loss is {kind_of(loss)}{shape}"
     raise ConfigError(
         f"task: train_step has to return a dict with the scalar tensor 'loss'; it {given}. "
         "A task that steps by itself: hooks=-optimizer"

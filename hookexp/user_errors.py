@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from hookexp.errors import ConfigError, add_note
+from hookexp.errors import ConfigError, add_note, kind_of
 from hookexp.message_hub import scalars_to_floats
 from hookexp.numeric import stands_for_one
 
@@ -36,7 +36,7 @@ def metrics_of(task: Task) -> dict[str, float]:
     who = f"task: {type(task).__name__}.compute_metrics"
     if not isinstance(metrics, Mapping):
         raise ConfigError(
-            f"{who} returned a {type(metrics).__name__}; it has to return a dict of scalars, such "
+            f"{who} returned {kind_of(metrics)}; it has to return a dict of scalars, such "
             'as {"accuracy": accuracy}, or {}'
         )
     for name, value in metrics.items():
@@ -46,7 +46,7 @@ def metrics_of(task: Task) -> dict[str, float]:
                 "as the mean"
             )
         if not isinstance(value, Tensor) and not stands_for_one(value):
-            raise ConfigError(f"{who}: {name!r} is a {type(value).__name__}, and no number")
+            raise ConfigError(f"{who}: {name!r} is {kind_of(value)}, and no number")
     return scalars_to_floats(metrics)
 
 
@@ -98,7 +98,7 @@ def mistake_of_the_task(error: BaseException, runner: Runner) -> ConfigError | N
     name = type(runner.task).__name__
     if isinstance(error, (AttributeError, TypeError)) and not isinstance(outputs, Mapping):
         return ConfigError(
-            f"task: {name}.train_step returned a {type(outputs).__name__}; it has to return a dict "
+            f"task: {name}.train_step returned {kind_of(outputs)}; it has to return a dict "
             'with the scalar tensor "loss", such as {"loss": loss}'
         )
     loss = outputs.get("loss") if isinstance(outputs, Mapping) else None

@@ -454,6 +454,12 @@ def test_sparse_gradients_say_what_a_fused_step_needs(make_runner):
     with pytest.raises(RuntimeError, match="does not support sparse gradients") as caught:
         runner.run("train")
     assert "optimizer.fused=false" in caught.value.__notes__[-1]
+    runner = make_runner(parts(), model=Lookup(), max_epochs=1)
+    runner.optimizer.param_groups[0]["fused"] = True
+    runner.optim_wrapper.optimizers = {"g": runner.optimizer}
+    with pytest.raises(RuntimeError, match="does not support sparse gradients") as caught:
+        runner.run("train")
+    assert ": optimizer.g.fused=false optimizer.g.weight_decay=0, or" in caught.value.__notes__[-1]
 
 
 def test_a_part_of_a_model_that_is_wrapped_for_several_ranks_is_out_of_reach(make_runner):

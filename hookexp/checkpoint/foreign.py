@@ -21,7 +21,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from hookexp.errors import ConfigError
+from hookexp.errors import ConfigError, kind_of
 
 SAFETENSORS = ".safetensors"
 _SECTIONS = ("state_dict", "model_state_dict", "model")
@@ -54,7 +54,7 @@ def with_weights(content: Any, path: Path) -> dict[str, Any]:
     if isinstance(content, nn.Module):
         return {"state_dict": content.state_dict()}
     if not isinstance(content, Mapping):
-        raise ConfigError(f"checkpoint {path}: holds a {type(content).__name__}, not a dict")
+        raise ConfigError(f"checkpoint {path}: holds {kind_of(content)}, not a dict")
     for key in _SECTIONS:
         section = content.get(key)
         if isinstance(section, nn.Module):

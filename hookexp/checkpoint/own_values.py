@@ -36,6 +36,7 @@ from hookexp.checkpoint.trace import ELSEWHERE, Trace, moves_on, trace
 from hookexp.checkpoint.unlisted import parts_of
 from hookexp.device import map_tensors
 from hookexp.optim.shared_groups import shared_groups
+from hookexp.optim.states import config_path
 from hookexp.task import Task
 
 logger = logging.getLogger("hookexp")
@@ -61,10 +62,7 @@ class OwnValues:
     ) -> None:
         self._model = dist.unwrap(model)
         self._task = task
-        self._optimizers = {
-            "optimizer" if name == "default" else f"optimizer.{name}": optimizer
-            for name, optimizer in optimizers
-        }
+        self._optimizers = {config_path(name): optimizer for name, optimizer in optimizers}
         self._hidden = hidden
         self._elsewhere = [*self._optimizers.values(), *weights]
         self._began: dict[str, Began] = {}

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from hookexp.errors import ConfigError
+from hookexp.errors import ConfigError, kind_of
 
 _ARCHIVE = b"PK\x03\x04"
 """The first bytes of what torch.save writes; before torch 1.6 it wrote pickles."""
@@ -25,7 +25,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     """
     checkpoint = read_file(path)
     if not isinstance(checkpoint, dict):
-        raise ConfigError(f"checkpoint {path}: holds a {type(checkpoint).__name__}, not a dict")
+        raise ConfigError(f"checkpoint {path}: holds {kind_of(checkpoint)}, not a dict")
     return checkpoint
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from hookexp import dist
-from hookexp.errors import ConfigError
+from hookexp.errors import ConfigError, kind_of
 
 
 def shapes_of(model: nn.Module) -> dict[str, str]:
@@ -89,6 +89,6 @@ def _shapes(weights: Mapping[str, Any]) -> dict[str, str]:
 def _shape(value: Any) -> str:
     """Of a weight; what could not be copied from one to the other reads differently."""
     if not isinstance(value, Tensor):
-        return f"a {type(value).__name__}"
+        return kind_of(value)
     layout = "" if value.layout is torch.strided and not value.is_quantized else "packed "
     return f"{layout}({', '.join(map(str, value.shape))})"

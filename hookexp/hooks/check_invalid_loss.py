@@ -27,6 +27,7 @@ from hookexp.optim.guard import (
     keep_floats,
     skips_on_device,
 )
+from hookexp.optim.states import config_path
 from hookexp.runner import Runner
 
 ACTIONS = ("raise", "stop", "skip")
@@ -86,12 +87,12 @@ class CheckInvalidLossHook(Hook):
         wrapper = runner.optim_wrapper
         self._buffers = keep_floats(dist.unwrap(runner.model).buffers())
         self._guard = StepGuard([] if wrapper.scaler.is_enabled() else wrapper.optimizers.values())
-        for optimizer in self._guard.optimizers:
-            if not skips_on_device(optimizer):
+        for name, optimizer in wrapper.optimizers.items():
+            if self._guard.optimizers and not skips_on_device(optimizer):
                 runner.logger.warning(
                     "check_invalid_loss: %s is not fused and cannot skip a step on the device, so "
-                    "the host waits for it at every step; set optimizer.fused=true if it has that",
-                    type(optimizer).__name__,
+                    "the host waits for it at every step; set %s.fused=true if it has that",
+                    *(type(optimizer).__name__, config_path(name)),
                 )
         if self.action == "skip":
             runner.message_hub.set_gauge("train/skipped", lambda: float(self.num_skipped))
@@ -187,8 +188,10 @@ class CheckInvalidLossHook(Hook):
         more = f" and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
         message = f"loss or gradients were not finite at iteration {where}{more}"
         if self.action == "raise":
+            paths = map(config_path, runner.optim_wrapper.optimizers)
             raise NotFiniteError(
-                f"{message}; the weights are as before. Try a lower optimizer.lr, "
+                f"{message}; the weights are as before. Try a lower "
+                f"{' or '.join(f'{path}.lr' for path in paths)}, "
                 "hooks.optimizer.grad_clip.max_norm=1, trainer.precision=fp32, or "
                 "hooks.check_invalid_loss.action=skip to leave such batches out"
             )

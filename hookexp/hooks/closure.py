@@ -7,6 +7,7 @@ import pkgutil
 from collections.abc import Callable
 from typing import Any
 
+from hookexp.errors import kind_of
 from hookexp.hook import FAN_INS, MOUNT_POINTS, Hook, Priority
 
 
@@ -40,7 +41,7 @@ class ClosureHook(Hook):
         self.fn_name = fn_name
         self.fn = _imported(fn) if isinstance(fn, str) else fn
         if not callable(self.fn):
-            raise ValueError(f"fn={fn}: is a {type(self.fn).__name__}, a function is needed")
+            raise ValueError(f"fn={fn}: is {kind_of(self.fn)}, a function is needed")
         setattr(self, fn_name, self.fn)
 
     def get_triggered_stages(self) -> list[str]:

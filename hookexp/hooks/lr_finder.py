@@ -21,6 +21,7 @@ from hookexp.errors import ConfigError
 from hookexp.hook import Batch, Hook, Priority
 from hookexp.numeric import require_whole
 from hookexp.optim.lr_curve import draw, smooth, smooth_both_ways, steepest
+from hookexp.optim.states import config_path
 from hookexp.runner import Runner
 from hookexp.task import loss_of
 
@@ -176,8 +177,7 @@ class LrFinderHook(Hook):
         ratios = iter(self._ratios)
         for name, optimizer in runner.optim_wrapper.optimizers.items():
             own = [next(ratios) for _ in optimizer.param_groups]
-            key = "optimizer.lr" if name == "default" else f"optimizer.{name}.lr"
-            keys[key] = float(f"{lr * own[0]:.2g}")
+            keys[f"{config_path(name)}.lr"] = float(f"{lr * own[0]:.2g}")
         return keys
 
     def on_exception(self, runner: Runner, error: BaseException) -> None:

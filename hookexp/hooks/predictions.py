@@ -10,7 +10,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from hookexp.errors import ConfigError
+from hookexp.errors import ConfigError, kind_of
 from hookexp.hook import Batch, Hook, Mode, Priority
 from hookexp.numeric import is_whole
 
@@ -206,7 +206,7 @@ def _to_list(value: Any) -> Any:
     if isinstance(value, Tensor):
         return value.tolist()
     raise TypeError(
-        f"hooks.predictions: an output holds a {type(value).__name__}, which JSON does not know; "
+        f"hooks.predictions: an output holds {kind_of(value)}, which JSON does not know; "
         "choose others with hooks.predictions.keys"
     )
 

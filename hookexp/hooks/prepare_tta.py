@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from hookexp.errors import kind_of
 from hookexp.hook import Hook, Priority
 
 if TYPE_CHECKING:
@@ -121,7 +122,7 @@ def _checked_merge(merge: str | Merge) -> Merge:
                 f"list of outputs; this one cannot be imported ({error})"
             ) from error
     if not callable(made):
-        raise ValueError(f"merge={merge}: is a {type(made).__name__}, a function is needed")
+        raise ValueError(f"merge={merge}: is {kind_of(made)}, a function is needed")
     return made  # type: ignore[no-any-return]
 
 

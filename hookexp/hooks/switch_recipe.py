@@ -14,7 +14,7 @@ from torch import nn
 
 from hookexp.data.loader import Loader, WorkerLoader
 from hookexp.data.stream import BatchStream
-from hookexp.errors import ConfigError
+from hookexp.errors import ConfigError, kind_of
 from hookexp.hook import Batch, Hook, Priority
 from hookexp.runner import Runner
 
@@ -204,9 +204,7 @@ def _holder(root: Any, name: str, path: str) -> tuple[Any, str]:
         root = _get(root, part, f"{path}.{name}")
     _get(root, last, f"{path}.{name}")
     if isinstance(root, tuple):
-        raise ConfigError(
-            f"{path}.{name}: a {type(root).__name__} takes no new values; set what holds it"
-        )
+        raise ConfigError(f"{path}.{name}: {kind_of(root)} takes no new values; set what holds it")
     return root, last
 
 

@@ -17,6 +17,11 @@ from hookexp.optim.group_values import GroupValues
 from hookexp.optim.shared_groups import shared_groups
 
 
+def config_path(name: str) -> str:
+    """Where an optimizer stands in the config, by its name."""
+    return "optimizer" if name == "default" else f"optimizer.{name}"
+
+
 class OptimizerStates:
     """The states of the optimizers of a run, which may be continued with others.
 
@@ -54,7 +59,7 @@ class OptimizerStates:
             state = optimizer.state_dict()
             missing = [key for key in ("state", "param_groups") if key not in state]
             if missing:
-                path = "optimizer" if name == "default" else f"optimizer.{name}"
+                path = config_path(name)
                 raise ConfigError(
                     f"{path}: {type(optimizer).__name__}.state_dict() has no "
                     f"{' and no '.join(map(repr, missing))}, so that a resumed run could not give "

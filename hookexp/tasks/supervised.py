@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torchmetrics import Metric
 
-from hookexp.errors import ConfigError
+from hookexp.errors import ConfigError, kind_of
 from hookexp.task import Task
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ class SupervisedTask(Task):
         for name, metric in metrics.items():
             if not isinstance(metric, Metric):
                 raise ValueError(
-                    f"task.metrics.{name} is a {type(metric).__name__}; it has to be a metric of "
+                    f"task.metrics.{name} is {kind_of(metric)}; it has to be a metric of "
                     "torchmetrics, such as _target_: torchmetrics.classification.MulticlassAccuracy"
                 )
         self.loss = loss

@@ -141,6 +141,20 @@ def test_only_the_optimizer_that_is_not_fused_is_warned_of(make_runner, caplog):
         assert ("AdamW is not fused" in caplog.text) is warned
 
 
+def test_several_optimizers_are_told_by_their_keys(make_runner, caplog):
+    runner = make_runner({"check": CheckInvalidLossHook()}, max_epochs=1, train_size=96)
+    with_batches(runner, Batches())
+    optimizers = {
+        name: torch.optim.AdamW(getattr(runner.model, name).parameters(), fused=name == "inner")
+        for name in ("inner", "outer")
+    }
+    runner.optim_wrapper = OptimWrapper(optimizers, torch.amp.GradScaler("cpu", enabled=False))
+    with pytest.raises(FloatingPointError, match=r"lower optimizer\.inner\.lr or opt"):
+        runner.run("train")
+    assert "set optimizer.outer.fused=true" in caplog.text
+    assert "optimizer.inner.fused" not in caplog.text
+
+
 def test_raise_names_the_iteration_at_the_interval(make_runner):
     class Reached(Hook):
         def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):

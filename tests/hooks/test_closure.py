@@ -78,7 +78,7 @@ def test_an_error_of_the_function_says_whose_it_is(make_runner):
         ("before_train", "no_such_module.fn", "fn=no_such_module.fn: cannot be imported .*No mod"),
         ("before_train", f"{__name__}.no_such", "fn=.*no_such: cannot be imported .*no attribute"),
         ("before_train", "nonsense!", "fn=nonsense!: cannot be imported"),
-        ("before_train", f"{__name__}.not_a_function", "is a int, a function is needed"),
+        ("before_train", f"{__name__}.not_a_function", "is an int, a function is needed"),
     ],
 )
 def test_what_is_refused(fn_name, fn, message):
