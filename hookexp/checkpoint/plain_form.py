@@ -23,6 +23,8 @@ PLAIN = frozenset((type(None), bool, int, float, str, bytes, torch.Size, torch.d
 CONTAINERS = (dict, list, tuple, set, frozenset, deque)
 _LONG = 4096
 """Items from which on only the length of a list or dict is looked at: a vocabulary, a buffer."""
+DEEPEST = 100
+"""Levels of a nested value that are looked at."""
 _KEYS = frozenset((bool, int, float, str))
 _DICTS: dict[str, Any] = {kind.__name__: kind for kind in (OrderedDict, Counter, defaultdict)}
 _ROWS = {kind.__name__: kind for kind in (deque, set, frozenset)}
@@ -35,7 +37,7 @@ _KIND = "kind, as hookexp holds it"
 
 
 def can_be_held(value: Any, inside: tuple[int, ...] = ()) -> bool:
-    """Whether it can be made plain, and does not lead back to one it is `inside` of."""
+    """Whether it can be made plain, and does not lead back to one it is `inside` of, nor far."""
     kind: Any = type(value)
     if kind in PLAIN or kind is complex or isinstance(value, Enum):
         return True
@@ -43,7 +45,7 @@ def can_be_held(value: Any, inside: tuple[int, ...] = ()) -> bool:
         return value.layout is torch.strided
     if isinstance(value, (np.ndarray, np.generic)):
         return value.dtype.kind in _NUMBERS
-    if id(value) in inside:
+    if id(value) in inside or len(inside) > DEEPEST:
         return False
     inside = (*inside, id(value))
     if kind is dict or kind in _DICTS.values():

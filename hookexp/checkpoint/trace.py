@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from hookexp.checkpoint.digest import Digest, version
 from hookexp.checkpoint.plain_form import (
     CONTAINERS,
+    DEEPEST,
     PLAIN,
     can_be_held,
     has_state,
@@ -79,7 +80,9 @@ def _is_iterator(value: Any) -> bool:
     return is_one and not can_be_held(value)
 
 
-def _form(value: Any, digests: list[Digest], seen: dict[int, tuple[int, Any]]) -> Any:
+def _form(
+    value: Any, digests: list[Digest], seen: dict[int, tuple[int, Any]], levels: int = 0
+) -> Any:
     """Of a value; what was `seen` in it already is told by its number."""
     if type(value) in PLAIN or type(value) is complex:
         return type(value), value if isinstance(value, int) else repr(value)
@@ -88,6 +91,8 @@ def _form(value: Any, digests: list[Digest], seen: dict[int, tuple[int, Any]]) -
         return None if is_weight else _form_of_tensor(value, digests)
     if isinstance(value, (nn.Module, *GENERATORS)):
         return None
+    if levels > DEEPEST:
+        return _Itself(value)
     if is_long(value):
         return _Itself(value), len(value)
     if id(value) in seen:
@@ -96,7 +101,7 @@ def _form(value: Any, digests: list[Digest], seen: dict[int, tuple[int, Any]]) -
         seen[id(value)] = len(seen), value  # Kept, so that no other gets its id.
         holds = value if isinstance(value, CONTAINERS) else vars(value)
         items = holds.values() if isinstance(holds, dict) else holds
-        forms = [_form(item, digests, seen) for item in items]
+        forms = [_form(item, digests, seen, levels + 1) for item in items]
         keys = [*map(_Itself, holds)] if isinstance(holds, dict) else []
         return None if any(form is None for form in forms) else (type(value), keys, forms)
     if isinstance(value, (np.ndarray, np.generic)):

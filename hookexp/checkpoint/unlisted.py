@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from hookexp.checkpoint.attributes import attributes_of, modules_in
-from hookexp.checkpoint.plain_form import PLAIN
+from hookexp.checkpoint.plain_form import DEEPEST, PLAIN
 from hookexp.task import Task
 
 
@@ -49,8 +49,8 @@ def parts_at(
     value: Any, path: str, inside: tuple[int, ...] = ()
 ) -> Iterator[tuple[str, nn.Module | Tensor]]:
     """By path, what a value is or has in its lists and dicts, which it may be `inside` of."""
-    if type(value) in PLAIN or id(value) in inside:
-        return  # The latter leads back to itself.
+    if type(value) in PLAIN or id(value) in inside or len(inside) > DEEPEST:
+        return  # Of the others one leads back to itself.
     if isinstance(value, nn.Module) or is_weight(value):
         yield path, value
     elif isinstance(value, (dict, list, tuple)):

@@ -781,6 +781,37 @@ def test_a_tensor_that_is_read_through_a_conjugation_is_looked_at(make_runner):
     assert held["task"]["kept"][0].data_ptr() == task.kept.data_ptr()
 
 
+class Linked:
+    """A node of a list in which each has the next one."""
+
+    def __init__(self, following=None):
+        self.following = following
+
+
+@pytest.mark.parametrize("kind", [lambda v: [v], lambda v: {"a": v}, Linked])
+@pytest.mark.parametrize("where", ["task", "model"])
+def test_what_is_nested_deep_stops_no_run(make_runner, caplog, where, kind):
+    def nested(levels):
+        value = torch.zeros(1)
+        for _ in range(levels):
+            value = kind(value)
+        return value
+
+    class Task(TinyTask):
+        def train_step(self, model, batch):
+            owner = {"task": self, "model": model}[where]
+            owner.chain, owner.short = nested(1000), nested(20)
+            return super().train_step(model, batch)
+
+    task, model = Task(), TinyModel()
+    for owner in (task, model):
+        owner.chain, owner.short = nested(999), nested(19)
+    with caplog.at_level("WARNING"):
+        assert values_after(make_runner, task, model) == {}
+    told = [message for message in caplog.messages if "is in no checkpoint" in message]
+    assert len(told) == 1 and told[0].startswith(f"{where}.chain (")
+
+
 @pytest.mark.parametrize("where", ["task", "model"])
 def test_what_leads_back_to_itself_stops_no_run(make_runner, caplog, where):
     """A tree whose leaves know their parents, of which a step changes something."""

@@ -27,6 +27,24 @@ def test_anything_else_is_named(value):
         ensure_plain({"ema": {"steps": [0, value]}}, "hooks")
 
 
+def nested(levels, kind):
+    value = torch.zeros(1)
+    for _ in range(levels):
+        value = kind(value)
+    return value
+
+
+@pytest.mark.parametrize("kind", [lambda v: [v], lambda v: {"a": v}, lambda v: OrderedDict(a=v)])
+def test_what_is_nested_too_deep_is_named(kind):
+    ensure_plain({"ema": {"steps": nested(200, kind)}}, "hooks")
+    with pytest.raises(ConfigError) as caught:
+        ensure_plain({"ema": {"steps": nested(1000, kind)}}, "hooks")
+    assert str(caught.value) == (
+        "checkpoint: hooks.ema.steps is nested more than 240 levels deep, or holds itself; store "
+        "it flat, such as a list of nodes that name each other by number"
+    )
+
+
 def test_what_a_module_notes_beside_its_weights_is_looked_at():
     weights = torch.nn.Linear(1, 1).state_dict()
     ensure_plain(weights, "state_dict")
