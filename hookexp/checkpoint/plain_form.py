@@ -12,6 +12,7 @@ from collections import Counter, OrderedDict, defaultdict, deque
 from collections.abc import Callable, Iterable
 from enum import Enum
 from functools import cache
+from types import MemberDescriptorType
 from typing import Any, Literal
 
 import numpy as np
@@ -54,7 +55,7 @@ def can_be_held(value: Any, inside: tuple[int, ...] = ()) -> bool:
         return _all_can_be_held(value, inside)
     if has_state(value):
         return can_be_held(_state_of(value), inside)
-    return _may_be_of_values(kind) and can_be_held(vars(value), inside)
+    return _may_be_of_values(kind) and can_be_held(values_of(value), inside)
 
 
 def _all_can_be_held(values: Iterable[Any], inside: tuple[int, ...]) -> bool:
@@ -80,7 +81,7 @@ def is_of_values(value: Any) -> bool:
     kind: Any = type(value)
     if has_state(value) or not _may_be_of_values(kind):
         return False
-    short = [one for one in vars(value).values() if not is_long(one)]
+    short = [one for one in values_of(value).values() if not is_long(one)]
     return _all_can_be_held(short, (id(value),))
 
 
@@ -89,9 +90,22 @@ def _may_be_of_values(kind: Any) -> bool:
     """Of a class of somebody's own that is no kind of text, list and so on, and no enum."""
     if kind.__module__.partition(".")[0] in _OF_OTHERS or issubclass(kind, (nn.Module, Enum)):
         return False
-    if any(vars(base).get("__slots__") for base in kind.__mro__):
-        return False
-    return kind.__new__ is object.__new__ and kind.__dictoffset__ != 0
+    return kind.__new__ is object.__new__ and (kind.__dictoffset__ != 0 or bool(_slots_of(kind)))
+
+
+@cache
+def _slots_of(kind: Any) -> frozenset[str]:
+    """The names that objects of a class have room for, by `__slots__`, beside a dict or without."""
+    bases = [vars(base).items() for base in kind.__mro__]
+    return frozenset(n for base in bases for n, v in base if isinstance(v, MemberDescriptorType))
+
+
+def values_of(value: Any) -> dict[str, Any]:
+    """An object's attributes by name: those of its dict, and those that it has slots for."""
+    own: dict[str, Any] = getattr(value, "__dict__", {})
+    kind: Any = type(value)
+    slots = sorted(_slots_of(kind))
+    return {**{n: getattr(value, n) for n in slots if hasattr(value, n)}, **own} if slots else own
 
 
 def to_plain(value: Any) -> Any:
@@ -124,7 +138,7 @@ def to_plain(value: Any) -> Any:
         return {_KIND: kind.__name__, "items": sorted(rows, key=repr)}  # A set has no order.
     if has_state(value):
         return {_KIND: "state", "of": kind.__name__, "state": to_plain(value.state_dict())}
-    return {_KIND: "object", "of": kind.__name__, "items": to_plain(vars(value))}
+    return {_KIND: "object", "of": kind.__name__, "items": to_plain(values_of(value))}
 
 
 def from_plain(saved: Any, held: Any, in_place: bool = False) -> Any:
@@ -212,10 +226,17 @@ def _object(saved: dict[str, Any], held: Any, in_place: bool) -> Any:
     kind: Any = type(held)
     if not _may_be_of_values(kind) or kind.__name__ != saved["of"]:
         raise LookupError(f"a {saved['of']} has to be there")
-    items = _items(saved["items"], vars(held), in_place)
+    items, slots = _items(saved["items"], values_of(held), in_place), _slots_of(kind)
+    if kind.__dictoffset__ == 0 and not slots.issuperset(items):
+        raise LookupError(f"a {saved['of']} has slots for other attributes now")
     target = held if in_place else object.__new__(kind)
-    vars(target).clear()
-    vars(target).update(items)
+    for name in slots & values_of(target).keys():
+        object.__delattr__(target, name)
+    for name in slots & items.keys():
+        object.__setattr__(target, name, items.pop(name))  # It may be frozen otherwise.
+    if kind.__dictoffset__ != 0:
+        vars(target).clear()
+        vars(target).update(items)
     return target
 
 

@@ -20,6 +20,7 @@ from hookexp.checkpoint.plain_form import (
     has_state,
     is_long,
     is_of_values,
+    values_of,
 )
 from hookexp.seed import GENERATORS
 
@@ -99,7 +100,7 @@ def _form(
         return _Again, seen[id(value)][0]
     if isinstance(value, CONTAINERS) or is_of_values(value):
         seen[id(value)] = len(seen), value  # Kept, so that no other gets its id.
-        holds = value if isinstance(value, CONTAINERS) else vars(value)
+        holds = value if isinstance(value, CONTAINERS) else values_of(value)
         items = holds.values() if isinstance(holds, dict) else holds
         forms = [_form(item, digests, seen, levels + 1) for item in items]
         keys = [*map(_Itself, holds)] if isinstance(holds, dict) else []

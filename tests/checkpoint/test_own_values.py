@@ -5,10 +5,12 @@ from __future__ import annotations
 import io
 import threading
 from collections import Counter, defaultdict, deque
+from dataclasses import dataclass, field
 from enum import Enum
 from functools import partial
 from itertools import count, cycle
 from pathlib import Path
+from typing import Generic, TypeVar
 
 import numpy as np
 import pytest
@@ -23,6 +25,8 @@ from hookexp.checkpoint.plain_form import from_plain, to_plain
 from hookexp.checkpoint.reading import load_checkpoint
 from hookexp.hook import Hook
 from hookexp.hooks.checkpoint import CheckpointHook
+
+T = TypeVar("T")
 
 
 def assert_same_end(folder, name):
@@ -515,6 +519,64 @@ class SetsOnce(Hook):
             runner.task.by_hook = 0.7
 
 
+class Slotted(Generic[T]):
+    """A private one, one that is not set at first, none with room for others."""
+
+    __slots__ = ("__total", "last", "parts")
+
+    def __init__(self):
+        self.__total, self.parts = 0.0, []
+
+    def add(self, value):
+        self.__total += value
+        self.last = value
+        self.parts = [*self.parts, value][-3:]
+        return self.__total + len(self.parts)
+
+
+class Mixed(Slotted):
+    """Slots, and a dict beside them."""
+
+
+@dataclass(slots=True)
+class Counts:
+    steps: int = 0
+    sums: np.ndarray = field(default_factory=lambda: np.zeros(2))
+
+
+@dataclass(slots=True, frozen=True)
+class Frozen:
+    mean: float = 0.0
+
+
+@dataclass(slots=True)
+class Nested:
+    mixed: Mixed = field(default_factory=Mixed)
+    best: float | None = None
+
+
+class KeepsSlots(TinyTask):
+    """Objects with slots, nested, in a list, and frozen ones that are made anew."""
+
+    def __init__(self):
+        super().__init__()
+        self.slotted, self.counts, self.frozen = Slotted(), [Counts(), Counts()], Frozen()
+        self.nested = Nested()
+        self.nested.mixed.extra = [0]
+
+    def train_step(self, model, batch):
+        outputs = super().train_step(model, batch)
+        loss = outputs["loss"].item()
+        share = self.slotted.add(loss) + self.nested.mixed.add(loss)
+        self.counts[1].steps += 1
+        self.counts[0].sums[self.counts[1].steps % 2] += loss
+        self.frozen = Frozen(0.9 * self.frozen.mean + loss)
+        self.nested.best = min(loss, self.nested.best or loss)
+        self.nested.mixed.extra.append(loss)
+        share += float(self.counts[0].sums[1]) + self.frozen.mean + self.nested.best
+        return {"loss": outputs["loss"] * (1 + (share + self.nested.mixed.extra[-2]) % 1)}
+
+
 class DetachesWhereItIsUsed(TinyModel):
     """Keeps its hidden state with the graph, and an output that it makes anew."""
 
@@ -538,6 +600,7 @@ class DetachesWhereItIsUsed(TinyModel):
         (KeepsMuch, TinyModel),
         (KeepsWhatHasAState, TinyModel),
         (ChangesSeldom, TinyModel),
+        (KeepsSlots, TinyModel),
         (TinyTask, DetachesWhereItIsUsed),
     ],
 )
@@ -974,6 +1037,8 @@ def test_an_array_that_others_have_too_stays_theirs():
         (set, lambda value: value.add("a")),
         (lambda: defaultdict(list), lambda value: value["a"].append(1)),
         (Meter, lambda value: value.update(torch.ones(()))),
+        (Slotted, lambda value: value.add(1.0)),
+        (Nested, lambda value: setattr(value, "best", 0.5)),
         (lambda: torch.zeros(2, requires_grad=True), lambda value: value.data.add_(1)),
     ],
 )
