@@ -27,7 +27,7 @@ _TRACES = ("last_checkpoint", "scalars.jsonl")
 
 
 class FolderInUse(ConfigError):
-    """A folder holds a run already; nothing in it is touched."""
+    """A folder holds a run already, or another process has it; nothing in it is touched."""
 
 
 def job_folder(
