@@ -27,12 +27,12 @@ Orders = dict[str, list[int]]
 """By the path of a list, mapping or array: its length, a sum over its items, one of their order."""
 
 
-def orders_of(source: Any, path: str, depth: int = 3) -> Orders:
+def orders_of(source: Any, path: str, depth: int = 5) -> Orders:
     """Of what is in the attributes of an object, and of the objects that it is made of.
 
     Args:
         path: of the object, such as `data.train`.
-        depth: how far down objects are looked into.
+        depth: how far down objects and lists of them are looked into.
     """
     found: Orders = {}
     _look_into(source, path, depth, found, set())
@@ -59,7 +59,7 @@ def what_differs(then: Mapping[str, list[int]], now: Mapping[str, list[int]]) ->
 
 
 def _look_into(source: Any, path: str, depth: int, found: Orders, seen: set[int]) -> None:
-    if id(source) in seen or isinstance(source, (type, ModuleType)):
+    if depth < 0 or id(source) in seen or isinstance(source, (type, ModuleType)):
         return
     seen.add(id(source))
     kind = type(source)
@@ -70,13 +70,13 @@ def _look_into(source: Any, path: str, depth: int, found: Orders, seen: set[int]
             found[path] = [len(source), _sum(source), _chained(source)]
         elif len(source) <= _FEW:
             for number, part in enumerate(source):
-                _look_into(part, f"{path}[{number}]", depth, found, seen)
+                _look_into(part, f"{path}[{number}]", depth - 1, found, seen)
     elif kind is dict:
         if 1 < len(source) <= _MOST and _are_plain(source) and _are_plain(source.values()):
             # What goes with what; the order in which they were added is seldom asked for.
             parts = _sum(source), _sum(source.values())
             found[path] = [len(source), crc32(repr(parts).encode()), _sum(source.items())]
-    elif depth > 0:
+    else:
         for name, part in list(getattr(source, "__dict__", {}).items()):
             _look_into(part, f"{path}.{name}", depth - 1, found, seen)
 

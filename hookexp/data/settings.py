@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
-from itertools import islice
+from itertools import chain, islice
 from typing import Any
 
 import numpy as np
 from torch import Tensor, nn
 from torch.utils.data import IterableDataset
 
-from hookexp.checkpoint.digest import Digest
+from hookexp.checkpoint.digest import Digest, version
 from hookexp.checkpoint.plain_form import CONTAINERS, PLAIN, can_be_held, has_state
 from hookexp.checkpoint.trace import Trace, trace
 
 _SHORT, _SMALL = 32, 4096
 """Items of a row and elements of a tensor that are looked at, and not only which one it is."""
-_DEPTH = 4
+_DEPTH, _LEVELS = 4, 12
+"""Objects, and whatever, that one of them may be inside of."""
 _LOOKED_AT = 2
 """Batches that show what reading changes; the first one may open files."""
 _OF_PYTHON = sys.stdlib_module_names | {"builtins"}
@@ -33,20 +34,28 @@ class Settings:
         self.small: dict[Key, Any] = {}
         """Numbers, texts, and short rows of them."""
         self.others: dict[Key, Any] = {}
-        self.traces: dict[Key, Trace] = {}
-        """Of the small ones; their digests have been read."""
         for where, owner in owners_of(data_set):
             for name, value in list(vars(owner).items()):
                 (self.small if _is_small(value) else self.others)[where, name] = value
-        self.traces = {key: trace(value) for key, value in self.small.items()}
-        Digest.read(digest for one in self.traces.values() for digest in one.digests)
+        self.traces: dict[Key, Trace] = {key: trace(value) for key, value in self.small.items()}
+        self._versions = {k: version(v) for k, v in self.small.items() if isinstance(v, Tensor)}
 
-    def changed_since(self, before: Settings) -> list[Key]:
-        """What is another, or new; in others nothing is seen that was changed in place."""
+    def changed_since(self, before: Settings, at_a_glance: bool = False) -> list[Key]:
+        """What is another, or new; in others nothing is seen that was changed in place.
+
+        Args:
+            at_a_glance: without a look into tensors, which waits for their device: they have
+                changed if they have been written to.
+        """
+        if not at_a_glance:
+            traces = chain(self.traces.values(), before.traces.values())
+            Digest.read(digest for one in traces for digest in one.digests)
         found = [
             key
             for key, one in self.traces.items()
-            if key not in before.traces or not one.is_of_the_same_as(before.traces[key])
+            if key not in before.traces
+            or not one.is_of_the_same_as(before.traces[key])
+            or (at_a_glance and self._versions.get(key) != before._versions.get(key))
         ]
         others = self.others.items()
         return [*found, *(key for key, one in others if before.others.get(key) is not one)]
@@ -77,7 +86,7 @@ class ReadChanges:
             if not read:
                 return
             now = Settings(data_set)
-            changed = now.changed_since(before)
+            changed = now.changed_since(before, at_a_glance=True)
             numbers = [key for key in changed if type(now.small.get(key)) in (int, float)]
             if numbers and self._num_looked_at > 0:
                 self._tell_of_number(data_set, joined(*numbers[0]))
@@ -101,7 +110,7 @@ def joined(*names: str) -> str:
 def _owners(
     source: Any, where: str, depth: int, inside: tuple[int, ...]
 ) -> Iterator[tuple[str, Any]]:
-    if type(source) in PLAIN or id(source) in inside:
+    if type(source) in PLAIN or id(source) in inside or len(inside) > _LEVELS:
         return
     inside = (*inside, id(source))
     parts: dict[Any, Any] = {}
