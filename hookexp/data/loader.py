@@ -29,7 +29,7 @@ from torch.utils.data import (
 from hookexp.data import workers
 from hookexp.data.doubts import refuse_another_number, tell_of_number
 from hookexp.data.sampler import BatchSampler
-from hookexp.data.settings import ReadChanges
+from hookexp.data.settings import ReadChanges, Settings
 from hookexp.data.stream import BatchStream
 from hookexp.errors import add_note
 from hookexp.seed import derive_seeds
@@ -123,7 +123,7 @@ class WorkerLoader:
         self.reads = ReadChanges(tell_of_number)
         self._positions = _SeededIndices(batch_sampler)
         self._iterator: Iterator[Any] | None = None
-        self._settings: dict[str, Any] = {}
+        self._settings = Settings(None)
         """What was set on the data set when the workers that are kept were begun."""
         self._collate: Callable[[list[Any]], Any] = (
             options.pop("collate_fn", None) or default_collate
@@ -153,8 +153,8 @@ class WorkerLoader:
 
     def _end_workers_of_another_recipe(self) -> None:
         """Those that are kept copied the data set as it was, and a resumed run's copy it now."""
-        settings = workers.settings_of(self.dataset)
-        if not workers.are_same(settings, self._settings):
+        settings = Settings(self.dataset)
+        if settings.changed_since(self._settings, at_a_glance=True):
             self.close()
         self._settings = settings
 

@@ -38,10 +38,12 @@ class Settings:
             for name, value in list(vars(owner).items()):
                 (self.small if _is_small(value) else self.others)[where, name] = value
         self.traces: dict[Key, Trace] = {key: trace(value) for key, value in self.small.items()}
-        self._versions = {k: version(v) for k, v in self.small.items() if isinstance(v, Tensor)}
+        everything = chain(self.small.items(), self.others.items())
+        self._versions = {key: version(one) for key, one in everything if isinstance(one, Tensor)}
 
     def changed_since(self, before: Settings, at_a_glance: bool = False) -> list[Key]:
-        """What is another, or new; in others nothing is seen that was changed in place.
+        """What is another, or new, in the order it stands there; in others nothing is seen that was
+        changed in place.
 
         Args:
             at_a_glance: without a look into tensors, which waits for their device: they have
@@ -50,15 +52,15 @@ class Settings:
         if not at_a_glance:
             traces = chain(self.traces.values(), before.traces.values())
             Digest.read(digest for one in traces for digest in one.digests)
-        found = [
+        found = {
             key
             for key, one in self.traces.items()
-            if key not in before.traces
-            or not one.is_of_the_same_as(before.traces[key])
-            or (at_a_glance and self._versions.get(key) != before._versions.get(key))
-        ]
-        others = self.others.items()
-        return [*found, *(key for key, one in others if before.others.get(key) is not one)]
+            if key not in before.traces or not one.is_of_the_same_as(before.traces[key])
+        }
+        found |= {key for key, one in self.others.items() if before.others.get(key) is not one}
+        if at_a_glance:
+            found |= {k for k, v in self._versions.items() if before._versions.get(k) != v}
+        return [key for key in (*self.small, *self.others) if key in found]
 
 
 def _say_nothing(data_set: Any, name: str) -> None:

@@ -13,10 +13,8 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from types import ModuleType
 from typing import Any
 
-import torch
 from torch.utils.data import DataLoader
 
 from hookexp.signals import disregard_stop_signals, held_back
@@ -37,39 +35,6 @@ def iterate(loader: DataLoader[Any]) -> Iterator[Any]:
         # They do not heed SIGTERM, with which torch and, at its exit, Python end one that hangs.
         worker._popen.terminate = worker._popen.kill
     return iterator
-
-
-def settings_of(source: Any, depth: int = 4) -> dict[str, Any]:
-    """What may be set on a data set, and on what it is made of, by its path.
-
-    Data itself is one value: nothing looks into tensors, arrays or long lists.
-    """
-    inner: dict[Any, Any] = {}
-    if isinstance(source, (list, tuple)) and len(source) <= _SHORT:
-        inner = dict(enumerate(source))
-    elif isinstance(source, dict) and len(source) <= _SHORT:
-        inner = source
-    elif not isinstance(source, (type, ModuleType, torch.Tensor)):
-        inner = getattr(source, "__dict__", {})
-    if not inner or depth == 0:
-        return {"": source}
-    return {
-        f".{name}{path}": value
-        for name, part in inner.items()
-        for path, value in settings_of(part, depth - 1).items()
-    }
-
-
-def are_same(some: dict[str, Any], others: dict[str, Any]) -> bool:
-    """Whether nothing was set in between."""
-    return some.keys() == others.keys() and all(
-        value is others[path] or (isinstance(value, _PLAIN) and value == others[path])
-        for path, value in some.items()
-    )
-
-
-_SHORT = 32
-_PLAIN = (bool, int, float, str)
 
 
 def end(iterator: Iterator[Any] | None) -> None:

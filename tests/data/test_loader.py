@@ -123,21 +123,22 @@ class Strong(Dataset):
     """Augmentation whose strength hooks set, here or in one of its transforms."""
 
     def __init__(self):
-        self.strength = 0.0
+        self.strength, self.added, self.steps = 0.0, torch.zeros(5000), []
         self.transforms = [Transform()]
 
     def __len__(self):
         return 8
 
     def __getitem__(self, index):
-        return torch.tensor([index + self.strength, self.transforms[0].p, os.getpid()]).double()
+        strength = self.strength + self.added[0] + 0.5 * len(self.steps)
+        return torch.tensor([index + strength, self.transforms[0].p, os.getpid()]).double()
 
 
 class Transform:
     p = 0.0
 
 
-@pytest.mark.parametrize("change", [None, "strength", "p"])
+@pytest.mark.parametrize("change", [None, "strength", "p", "added", "steps"])
 @pytest.mark.parametrize("num_workers", [0, 2])
 def test_what_is_set_between_two_passes_holds_from_the_next_one_on(num_workers, change):
     """As in a run that is resumed there, whose workers copy the data set as it is then."""
@@ -150,6 +151,10 @@ def test_what_is_set_between_two_passes_holds_from_the_next_one_on(num_workers, 
         data.strength = 0.5
     elif change == "p":
         data.transforms[0].p = 0.5
+    elif change == "added":
+        data.added[0] = 0.5
+    elif change == "steps":
+        data.steps.append("harder")
     after = torch.cat(list(loader))
     loader.close()
     moved = (after - before)[:, :2]
