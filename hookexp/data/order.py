@@ -7,15 +7,16 @@ word 7, and nothing would say so.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import PosixPath, WindowsPath
-from types import ModuleType
 from typing import Any
 from zlib import crc32
 
 import numpy as np
 import torch
+
+from hookexp.data.settings import joined, owners_of
 
 _MOST = 100_000
 """Items of a list that is looked at; more take longer than it is worth."""
@@ -27,16 +28,19 @@ Orders = dict[str, list[int]]
 """By the path of a list, mapping or array: its length, a sum over its items, one of their order."""
 
 
-def orders_of(source: Any, path: str, depth: int = 5) -> Orders:
+def orders_of(source: Any, path: str, depth: int = 4) -> Orders:
     """Of what is in the attributes of an object, and of the objects that it is made of.
 
     Args:
         path: of the object, such as `data.train`.
-        depth: how far down objects and lists of them are looked into.
+        depth: how many objects may be in one another.
     """
-    found: Orders = {}
-    _look_into(source, path, depth, found, set())
-    return found
+    return {
+        where: row
+        for inner, owner in owners_of(source, depth)
+        for name, value in list(vars(owner).items())
+        for where, row in _rows_in(value, joined(path, inner, name))
+    }
 
 
 def what_differs(then: Mapping[str, list[int]], now: Mapping[str, list[int]]) -> str:
@@ -58,27 +62,23 @@ def what_differs(then: Mapping[str, list[int]], now: Mapping[str, list[int]]) ->
     )
 
 
-def _look_into(source: Any, path: str, depth: int, found: Orders, seen: set[int]) -> None:
-    if depth < 0 or id(source) in seen or isinstance(source, (type, ModuleType)):
+def _rows_in(value: Any, path: str, levels: int = 3) -> Iterator[tuple[str, list[int]]]:
+    """Of an attribute: itself, or those in a few lists or mappings."""
+    if type(value) in (np.ndarray, torch.Tensor):
+        value = _values_of(value)
+    if type(value) not in (list, tuple, dict) or len(value) > _MOST or levels == 0:
         return
-    seen.add(id(source))
-    kind = type(source)
-    if kind in (np.ndarray, torch.Tensor):
-        source, kind = _values_of(source), list
-    if kind in (list, tuple):
-        if 1 < len(source) <= _MOST and _are_plain(source):
-            found[path] = [len(source), _sum(source), _chained(source)]
-        elif len(source) <= _FEW:
-            for number, part in enumerate(source):
-                _look_into(part, f"{path}[{number}]", depth - 1, found, seen)
-    elif kind is dict:
-        if 1 < len(source) <= _MOST and _are_plain(source) and _are_plain(source.values()):
-            # What goes with what; the order in which they were added is seldom asked for.
-            parts = _sum(source), _sum(source.values())
-            found[path] = [len(source), crc32(repr(parts).encode()), _sum(source.items())]
-    else:
-        for name, part in list(getattr(source, "__dict__", {}).items()):
-            _look_into(part, f"{path}.{name}", depth - 1, found, seen)
+    is_mapping = type(value) is dict
+    items = value.values() if is_mapping else value
+    if not (_are_plain(items) and _are_plain(value)):
+        if len(value) <= _FEW:
+            for name, part in value.items() if is_mapping else enumerate(value):
+                yield from _rows_in(part, f"{path}.{name}", levels - 1)
+    elif len(value) > 1:
+        # Of a mapping what goes with what counts: how it was filled is seldom asked for.
+        parts = (_sum(value), _sum(items)) if is_mapping else (_sum(value),)
+        order = _sum(value.items()) if is_mapping else _chained(value)
+        yield path, [len(value), crc32(repr(parts).encode()), order]
 
 
 def _values_of(array: Any) -> list[Any]:

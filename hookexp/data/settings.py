@@ -34,7 +34,8 @@ class Settings:
         self.small: dict[Key, Any] = {}
         """Numbers, texts, and short rows of them."""
         self.others: dict[Key, Any] = {}
-        for where, owner in owners_of(data_set):
+        is_stream = isinstance(data_set, IterableDataset) or not hasattr(data_set, "__getitem__")
+        for where, owner in () if is_stream else owners_of(data_set):
             for name, value in list(vars(owner).items()):
                 (self.small if _is_small(value) else self.others)[where, name] = value
         self.traces: dict[Key, Trace] = {key: trace(value) for key, value in self.small.items()}
@@ -98,10 +99,13 @@ class ReadChanges:
         yield from batches
 
 
-def owners_of(data_set: Any) -> Iterator[tuple[str, Any]]:
-    """The objects that a map-style data set is made of, by path; none that has a state."""
-    if hasattr(data_set, "__getitem__") and not isinstance(data_set, IterableDataset):
-        yield from _owners(data_set, "", _DEPTH, ())
+def owners_of(source: Any, depth: int = _DEPTH) -> Iterator[tuple[str, Any]]:
+    """The objects that something is made of, by path; none that has a state.
+
+    Args:
+        depth: how many of them may be in one another.
+    """
+    yield from _owners(source, "", depth, ())
 
 
 def joined(*names: str) -> str:
