@@ -186,7 +186,7 @@ def test_an_output_json_does_not_know_is_an_error(make_runner):
         def val_step(self, model, batch):
             return {**super().val_step(model, batch), "odd": [object()] * len(batch[0])}
 
-    with pytest.raises(TypeError, match=r"an output holds a object.*choose others"):
+    with pytest.raises(TypeError, match=r"an output holds an object.*choose others"):
         run(make_runner, PredictionsHook(), "test", task=Odd())
 
 
