@@ -170,7 +170,7 @@ def _tell(error: Exception, work_dir: Path, mode: str, seconds: float) -> None:
     overrides = [str(override) for override in config.overrides.task]
     who = "hookexp"
     if config.mode == RunMode.MULTIRUN:
-        who = f"run {config.job.num} ({' '.join(overrides)}) failed"
+        who = f"run {config.job.num} ({' '.join(map(masked_words, overrides))}) failed"
     logging.getLogger("hookexp").error(boundary.full_traceback(error), extra=FILE_ONLY)
     line = boundary.report(error, overrides, who)
     if not isinstance(error, FolderInUse):

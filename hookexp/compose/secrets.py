@@ -6,6 +6,7 @@ as what it stands for: a resolved config is never written anywhere.
 
 from __future__ import annotations
 
+import logging
 import re
 from contextlib import suppress
 from pathlib import Path
@@ -16,7 +17,9 @@ from omegaconf import DictConfig, OmegaConf
 from yaml import YAMLError
 
 MASK = "***"
-_NAMES = r"(?i:password|passwd|token|secret|api_?key)"
+_NAMES = (
+    r"(?i:passw(?:or)?d|passphrase|token|secret|credentials?|(?:api|access|secret|private)_?key)"
+)
 _BEGIN = r"(?:^|[^A-Za-z0-9]|(?<=[a-z0-9])(?=[A-Z]))"
 """Of a word of a key, also in `dbPassword`."""
 _SECRET_KEY = re.compile(rf"{_BEGIN}{_NAMES}$")
@@ -26,6 +29,8 @@ _SECRET_WORD = re.compile(
     rf"(?P<space>\s*)(?:{_VALUE})"
 )
 """Of the command line: `a.password=...`, and `{password: ...}` in what another key is set to."""
+_IN_URL = re.compile(r"(:\\?/\\?/[^/\s:@]*:)(?!\$\\?\{)[^/\s@]+@")
+"""A password before the name of a host."""
 
 
 def masked(value: Any, key: str = "") -> Any:
@@ -44,7 +49,14 @@ def masked(value: Any, key: str = "") -> Any:
 
 def masked_words(text: str) -> str:
     """Words of the command line, with the values of secret keys replaced."""
-    return _SECRET_WORD.sub(rf"\g<key>\g<space>{MASK}", text)
+    return _IN_URL.sub(rf"\g<1>{MASK}@", _SECRET_WORD.sub(rf"\g<key>\g<space>{MASK}", text))
+
+
+class MaskedFormatter(logging.Formatter):
+    """Of Hydra's own messages, such as the words of each job of a sweep."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return masked_words(super().format(record))
 
 
 def save_config(cfg: DictConfig, work_dir: Path) -> None:

@@ -19,6 +19,14 @@ def test_keys_whose_last_word_is_secret_are_masked():
         "api_key": SECRET,
         "wandb": {"settings": {"auth_token": SECRET, "token": "${oc.env:TOKEN}"}},
         "accessToken": SECRET,
+        "aws_secret_access_key": SECRET,
+        "keys": {
+            "privateKey": SECRET,
+            "secret_key": SECRET,
+            "access_key_id": "me",
+            "key": "public",
+        },
+        "storage": f"postgresql://me:{SECRET}@host:5432/db",
         "tokens": 5,
         "secret_santa": "no secret",
         "passwords": [SECRET],
@@ -30,6 +38,9 @@ def test_keys_whose_last_word_is_secret_are_masked():
         "api_key": MASK,
         "wandb": {"settings": {"auth_token": MASK, "token": "${oc.env:TOKEN}"}},
         "accessToken": MASK,
+        "aws_secret_access_key": MASK,
+        "keys": {"privateKey": MASK, "secret_key": MASK, "access_key_id": "me", "key": "public"},
+        "storage": f"postgresql://me:{MASK}@host:5432/db",
         "tokens": 5,
         "secret_santa": "no secret",
         "passwords": [SECRET],
@@ -57,6 +68,11 @@ def test_words_of_the_command_line():
         "+db.password={} {}",
         "+db.token=[{},{}]",
         "+db.dbPassword={}",
+        "+db.aws_secret_access_key={}",
+        "+db.passphrase={}",
+        "+db.url=postgresql://me:{}@host/db",
+        "+db.url='https://:{}@host'",
+        r"+db.url=postgresql\://me\:{}@host/db",
     ],
 )
 def test_a_secret_in_any_syntax(word):
@@ -72,6 +88,9 @@ def test_a_secret_in_any_syntax(word):
         "model.token={dim: 64, depth: 2}",
         "data.train.tokenizer=bpe",
         "+note=a:b",
+        "+url=https://host:80/a@b",
+        "+url=postgresql://me:${oc.env:X}@host",
+        "+data.key=label",
     ],
 )
 def test_what_is_no_secret_in_any_syntax(word):
@@ -89,6 +108,18 @@ def test_what_to_type_next_is_told_without_secrets(cli):
     assert "test it: " in answer.out and "api_key=***" in answer.out
     for path in (path for path in (answer.folder / "mine").rglob("*") if path.is_file()):
         assert SECRET.encode() not in path.read_bytes(), path
+
+
+def test_what_a_sweep_prints_holds_no_secret(cli, monkeypatch):
+    def fail(cfg, work_dir):
+        raise ValueError("boom")
+
+    monkeypatch.setattr("hookexp.build.summary_of_finished_run", fail)
+    answer = cli("-m", "hydra.sweep.dir=sweep", f"+mine.password={SECRET}", "seed=1,2")
+    assert answer.code == 1
+    assert SECRET not in answer.out + answer.err
+    assert answer.out.count("+mine.password=***") == 2  # Hydra's lines, one for each job.
+    assert "run 1 (+mine.password=*** seed=2) failed: ValueError: boom" in answer.err
 
 
 class KeepsWords(Hook):
