@@ -293,7 +293,12 @@ class CheckpointHook(Hook):
             else:
                 names.append(file)
         for name in names:
-            path = publish(runner.writer.store.folder / name, self.published_keys)
+            path = runner.writer.store.folder / name
+            if Path(name).name != name or not path.is_file():
+                # Of the run that this one continues from its checkpoint, in another folder.
+                runner.logger.warning("%s is none of this run's files, and is not published", name)
+                continue
+            path = publish(path, self.published_keys)
             runner.logger.info("published %s", path.name)
 
 

@@ -148,6 +148,35 @@ def test_published_files_hold_the_keys_and_are_named_by_their_checksum(make_runn
         assert torch.equal(weights["outer.weight"], runner.model.outer.weight)
 
 
+@pytest.mark.parametrize("is_tampered", [False, True])
+def test_what_another_run_has_kept_is_not_published(make_runner, tmp_path, caplog, is_tampered):
+    arguments = {"published_keys": "state_dict", "save_best": "accuracy"}
+    first = train(make_runner, accuracy=[0.9, 0.1], epochs=2, save_best="accuracy")
+    start = first.work_dir / "epoch_2.pth"
+    if is_tampered:
+        checkpoint = load_checkpoint(start)
+        best = checkpoint["hooks"]["checkpoint"]["best"]["accuracy"]
+        best["file"] = f"../{first.work_dir.name}/{best['file']}"
+        start = first.work_dir / "tampered.pth"
+        torch.save(checkpoint, start)
+    before = files(first.work_dir)
+    second = make_runner(
+        {"checkpoint": CheckpointHook(**arguments)},
+        task=TinyTask(scripted_accuracy=[0.5, 0.5]),
+        work_dir=tmp_path / "second",
+        train_size=8,
+        max_epochs=3,
+        resume=str(start),
+    )
+    assert second.run("train").status == "finished"
+    assert files(first.work_dir) == before
+    published = [name for name in files(second.work_dir) if "-" in name]
+    assert len(published) == 1 and published[0].startswith("epoch_3-")
+    assert "best_accuracy_epoch_1.pth is none of this run's files, and is not published" in (
+        caplog.text
+    )
+
+
 def test_publishing_a_best_that_never_came_is_skipped_with_a_warning(make_runner, caplog):
     runner = train(make_runner, epochs=1, published_keys="state_dict", save_best="accuracy")
     assert "never came" in caplog.text
