@@ -298,7 +298,14 @@ class CheckpointHook(Hook):
                 # Of the run that this one continues from its checkpoint, in another folder.
                 runner.logger.warning("%s is none of this run's files, and is not published", name)
                 continue
-            path = publish(path, self.published_keys)
+            try:
+                path = publish(path, self.published_keys)
+            except OSError as error:
+                raise ConfigError(
+                    f"hooks.checkpoint.published_keys: {name} could not be published "
+                    f"({(error.strerror or str(error)).lower()}); all that was trained is saved: "
+                    "mend that, and resume=auto publishes it"
+                ) from error
             runner.logger.info("published %s", path.name)
 
 

@@ -148,6 +148,19 @@ def test_published_files_hold_the_keys_and_are_named_by_their_checksum(make_runn
         assert torch.equal(weights["outer.weight"], runner.model.outer.weight)
 
 
+def test_what_cannot_be_published_is_one_message(make_runner, monkeypatch):
+    def full(path, keys):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("hookexp.hooks.checkpoint.publish", full)
+    with pytest.raises(ConfigError) as caught:
+        train(make_runner, epochs=1, published_keys="state_dict")
+    assert str(caught.value) == (
+        "hooks.checkpoint.published_keys: epoch_1.pth could not be published (no space left on "
+        "device); all that was trained is saved: mend that, and resume=auto publishes it"
+    )
+
+
 @pytest.mark.parametrize("is_tampered", [False, True])
 def test_what_another_run_has_kept_is_not_published(make_runner, tmp_path, caplog, is_tampered):
     arguments = {"published_keys": "state_dict", "save_best": "accuracy"}
