@@ -90,10 +90,11 @@ def in_plain_words(error: BaseException, runner: Runner) -> ConfigError | None:
             "data.num_workers=0 runs the data set in this process, where a debugger reaches it",
         )
     if _FUSED_AND_SPARSE.search(text):
+        paths = map(config_path, runner.optim_wrapper.optimizers)
         add_note(
             error,
             "a fused step takes no sparse gradients, such as those of Embedding(sparse=True): "
-            f"{_words_without_fused(runner)}, or sparse=False",
+            f"{' '.join(f'{p}.fused=false {p}.weight_decay=0' for p in paths)}, or sparse=False",
         )
     part = _PART_OF_WRAPPED.search(text)
     if part:
@@ -157,18 +158,6 @@ def _parameters(runner: Runner, indices: list[str]) -> str:
     unused = [names[int(index)] for index in indices]
     more = f" and {len(unused) - 3} more" if len(unused) > 3 else ""
     return ", ".join(unused[:3]) + more
-
-
-def _words_without_fused(runner: Runner) -> str:
-    """For the optimizers that have a sparse gradient."""
-    names = [
-        name
-        for name, optimizer in runner.optim_wrapper.optimizers.items()
-        for group in optimizer.param_groups
-        if any(p.grad is not None and p.grad.is_sparse for p in group["params"])
-    ]
-    paths = map(config_path, dict.fromkeys(names or runner.optim_wrapper.optimizers))
-    return " ".join(f"{path}.fused=false {path}.weight_decay=0" for path in paths)
 
 
 def _first_sentence(text: str) -> str:

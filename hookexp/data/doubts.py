@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -76,23 +76,18 @@ def own_generators_of(dataset: Any, held: Sequence[torch.Generator] = ()) -> str
 def refuse_another_number(batch: Any, indices: Tensor, who: str) -> None:
     """Refuse a batch that was made of fewer samples than were asked for, or of more.
 
-    Of a batch in which samples have no dimension of their own nobody can tell, nor of one with the
-    same number of views of each.
-
     Raises:
-        ConfigError: if its tensors all have the same other length.
+        ConfigError: for one of arrays that all have the same other length. Of others nobody can
+            tell, such as of packed samples, or of several views of each.
     """
     number = len(indices)
-    first = batch[0] if type(batch) in (tuple, list) and batch else batch
-    if isinstance(first, Tensor) and first.shape[:1] == (number,):
+    parts = [*batch.values()] if isinstance(batch, dict) else batch
+    parts = parts if isinstance(parts, (list, tuple)) else [parts]
+    if not all(isinstance(part, (Tensor, np.ndarray)) and part.ndim for part in parts):
         return
-    parts = [*_parts_of(batch)]
-    arrays = [part for part in parts if not isinstance(part, (list, tuple))]
-    lengths = {part.shape[0] for part in arrays}
-    of_each = any(len(part) == number for part in parts) or any(
-        part.shape[1] == number for part in arrays if part.ndim > 1
-    )
-    if of_each or len(lengths) != 1 or all(part.ndim == 1 for part in arrays):
+    lengths = {len(part) for part in parts}
+    is_open = len(lengths) != 1 or all(part.ndim == 1 for part in parts)
+    if is_open or any(number in part.shape[:2] for part in parts):
         return
     (found,) = lengths
     if found < number or found % number:
@@ -101,19 +96,6 @@ def refuse_another_number(batch: Any, indices: Tensor, who: str) -> None:
             f"{', '.join(map(str, indices[:_SHOWN].tolist()))}{', ...' * (number > _SHOWN)}; it "
             "has to return one for each"
         )
-
-
-def _parts_of(batch: Any) -> Iterator[Any]:
-    """Its tensors, arrays, lists and tuples."""
-    if isinstance(batch, (Tensor, np.ndarray)):
-        yield from [batch] if batch.ndim else []
-    elif isinstance(batch, Mapping):
-        for part in batch.values():
-            yield from _parts_of(part)
-    elif isinstance(batch, (list, tuple)):
-        yield batch
-        for part in batch:
-            yield from _parts_of(part)
 
 
 def exact_length_of(source: Any) -> int | None:

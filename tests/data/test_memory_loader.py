@@ -47,7 +47,7 @@ def test_a_batch_that_ends_a_stream_does_not_end_the_data():
     ("second", "found"),
     [
         (lambda inputs, targets: (inputs[1:], targets[1:]), 2),
-        (lambda inputs, targets: {"x": inputs[:0], "y": [targets[:0]]}, 0),
+        (lambda inputs, targets: {"x": inputs[:0], "y": targets[:0]}, 0),
         (lambda inputs, targets: (inputs.repeat(2, 1)[:5], targets.repeat(2, 1)[:5]), 5),
         (lambda inputs, targets: inputs.numpy()[1:], 2),
     ],

@@ -368,7 +368,7 @@ def test_published_weights_have_their_name_once_they_are_whole(make_runner, monk
 
     fsync = os.fsync
     monkeypatch.setattr(os, "fsync", fail)
-    with pytest.raises(OSError):
+    with pytest.raises(ConfigError, match=r"epoch_1\.pth could not be published \(no space left"):
         train(make_runner, epochs=1, published_keys="state_dict")
     assert not list((make_runner().work_dir).glob("*.safetensors"))
 
