@@ -197,6 +197,23 @@ def test_a_collate_fn_that_ends_a_stream_does_not_end_the_data(tmp_path, train, 
         runner.run("train")
 
 
+class Filters(DataLoader):
+    """Leaves batches out, as its author means it to."""
+
+    def __iter__(self):
+        return (batch for n, batch in enumerate(super().__iter__()) if n != 1)
+
+
+def filtering_loader():
+    return Filters(BySample(), batch_size=4)
+
+
+def test_a_loader_with_a_mind_of_its_own_ends_where_it_ends(tmp_path):
+    runner = build_runner(tiny("param_scheduler=none", train="filtering_loader"), tmp_path)
+    runner.run("train")
+    assert runner.iter == 4
+
+
 def own_loader(num_workers):
     return DataLoader(BySample(), batch_size=4, collate_fn=dry, num_workers=num_workers)
 

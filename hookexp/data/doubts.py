@@ -100,7 +100,7 @@ def refuse_another_number(batch: Any, indices: Tensor, who: str) -> None:
 
 def exact_length_of(source: Any) -> int | None:
     """How many batches a DataLoader is sure to give; None where somebody else's word counts."""
-    if not isinstance(source, DataLoader) or isinstance(source.dataset, IterableDataset):
+    if type(source) is not DataLoader or isinstance(source.dataset, IterableDataset):
         return None
     of_torch = all(type(one).__module__.startswith("torch.") for one in samplers_of(source))
     return len(source) if of_torch else None
