@@ -70,7 +70,7 @@ class DataSettings:
             if key in now.others and (_is_large(value) or not can_be_held(value)):
                 self._tell(joined(path, where, name), type(value).__name__)
             else:
-                is_the_same = began.small.get(key) is value
+                is_the_same = {**began.small, **began.others}.get(key) is value
                 held.setdefault(where, {})[name] = [to_plain(value), is_the_same]
         return held
 

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import logging
-import random
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-import numpy as np
-import torch
 from torch import Tensor, nn
 
+from hookexp.checkpoint.generator_state import kind_of, set_state, state_of
 from hookexp.checkpoint.unlisted import parts_of
 from hookexp.hook_list import HookList
 from hookexp.seed import GENERATORS
@@ -28,7 +26,7 @@ def states_of(parts: Iterable[_Part], task: Task, hooks: HookList) -> dict[str, 
     Args:
         parts: the model and others by path; a task's are its own and those of its modules.
     """
-    return {name: [_kind(g), _state(g)] for name, g in _generators(parts, task, hooks)}
+    return {name: [kind_of(g), state_of(g)] for name, g in _generators(parts, task, hooks)}
 
 
 def set_states(
@@ -37,8 +35,8 @@ def set_states(
     """Put back what `states_of` returned; of what is no more one line says that it begins anew."""
     generators = dict(_generators(parts, task, hooks))
     for name, (kind, state) in states.items():
-        if name in generators and _kind(generators[name]) == kind:
-            _set_state(generators[name], state)
+        if name in generators and kind_of(generators[name]) == kind:
+            set_state(generators[name], state)
         else:
             logger.warning(
                 "%s is not the generator that it was in the checkpoint, and begins anew", name
@@ -55,36 +53,3 @@ def _generators(parts: Iterable[_Part], task: Task, hooks: HookList) -> Iterator
         for name, value in getattr(owner, "__dict__", {}).items():
             if name not in _OF_EVERY_MODULE and isinstance(value, GENERATORS):
                 yield f"{path}.{name}", value
-
-
-def _kind(generator: Any) -> str:
-    if isinstance(generator, np.random.Generator):
-        return type(generator.bit_generator).__name__
-    device = generator.device.type if isinstance(generator, torch.Generator) else "cpu"
-    return f"{type(generator).__name__} {device}"
-
-
-def _state(generator: Any) -> Any:
-    if isinstance(generator, torch.Generator):
-        return generator.get_state()
-    if isinstance(generator, random.Random):
-        return generator.getstate()
-    if isinstance(generator, np.random.Generator):
-        return _plain(generator.bit_generator.state)
-    return _plain(generator.get_state(legacy=False))
-
-
-def _set_state(generator: Any, state: Any) -> None:
-    if isinstance(generator, random.Random):
-        generator.setstate(state)
-    elif isinstance(generator, np.random.Generator):
-        generator.bit_generator.state = state
-    else:
-        generator.set_state(state)
-
-
-def _plain(state: Any) -> Any:
-    """With lists of numbers for arrays, which NumPy takes back."""
-    if isinstance(state, Mapping):
-        return {key: _plain(value) for key, value in state.items()}
-    return state.tolist() if isinstance(state, (np.ndarray, np.generic)) else state

@@ -2,7 +2,7 @@
 
 An object that has `state_dict` and `load_state_dict`, such as an optimizer of the task's own, is
 told by its state, and one that has nothing but values in its attributes, such as a meter, by those.
-It has to be there again when a run is resumed, and takes them then.
+It has to be there again when a run is resumed, and takes them then; so does a generator in one.
 """
 
 from __future__ import annotations
@@ -19,6 +19,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
+
+from hookexp.checkpoint.generator_state import kind_of, set_state, state_of
+from hookexp.seed import GENERATORS
 
 PLAIN = frozenset((type(None), bool, int, float, str, bytes, torch.Size, torch.dtype))
 CONTAINERS = (dict, list, tuple, set, frozenset, deque)
@@ -46,6 +49,8 @@ def can_be_held(value: Any, inside: tuple[int, ...] = ()) -> bool:
         return value.layout is torch.strided
     if isinstance(value, (np.ndarray, np.generic)):
         return value.dtype.kind in _NUMBERS
+    if isinstance(value, GENERATORS):
+        return True
     if id(value) in inside or len(inside) > DEEPEST:
         return False
     inside = (*inside, id(value))
@@ -128,6 +133,8 @@ def to_plain(value: Any) -> Any:
         order: Literal["F", "C"] = "F" if value.flags.fnc else "C"
         about = {"dtype": value.dtype.str, "shape": list(value.shape), "order": order}
         return {_KIND: _kind_of_array(value), "bytes": value.tobytes(order), **about}
+    if isinstance(value, GENERATORS):
+        return {_KIND: "generator", "of": kind_of(value), "state": state_of(value)}
     if kind in _DICTS.values():
         items = {key: to_plain(item) for key, item in value.items()}
         return {_KIND: kind.__name__, "items": items}
@@ -216,6 +223,13 @@ def _state(saved: dict[str, Any], held: Any, in_place: bool) -> Any:
     return held
 
 
+def _generator(saved: dict[str, Any], held: Any, in_place: bool) -> Any:
+    if not isinstance(held, GENERATORS) or kind_of(held) != saved["of"]:
+        raise LookupError(f"a {saved['of']} has to be there")
+    set_state(held, saved["state"])
+    return held
+
+
 def _enum(saved: dict[str, Any], held: Any, in_place: bool) -> Any:
     if not isinstance(held, Enum) or type(held).__name__ != saved["of"]:
         raise LookupError(f"a {saved['of']} has to be there")
@@ -246,6 +260,7 @@ _MAKERS: dict[str, Callable[[dict[str, Any], Any, bool], Any]] = {
     "array": _array,
     "scalar": lambda saved, held, in_place: _array(saved, held, in_place)[()],
     "enum": _enum,
+    "generator": _generator,
     "state": _state,
     "object": _object,
     **dict.fromkeys(_ROWS, _rows),

@@ -90,8 +90,10 @@ def _form(
     if isinstance(value, Tensor):
         is_weight = isinstance(value, nn.Parameter) or id(value) in seen
         return None if is_weight else _form_of_tensor(value, digests)
-    if isinstance(value, (nn.Module, *GENERATORS)):
+    if isinstance(value, nn.Module):
         return None
+    if isinstance(value, GENERATORS):
+        return object() if levels else None  # Only attributes themselves are held elsewhere.
     if levels > DEEPEST:
         return _Itself(value)
     if is_long(value):

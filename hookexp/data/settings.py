@@ -43,8 +43,8 @@ class Settings:
         self._versions = {key: version(one) for key, one in everything if isinstance(one, Tensor)}
 
     def changed_since(self, before: Settings, at_a_glance: bool = False) -> list[Key]:
-        """What is another, or new, in the order it stands there; in others nothing is seen that was
-        changed in place.
+        """What is another, or new, in the order it stands there; of others only tensors tell that
+        they have been written to.
 
         Args:
             at_a_glance: without a look into tensors, which waits for their device: they have
@@ -59,8 +59,12 @@ class Settings:
             if key not in before.traces or not one.is_of_the_same_as(before.traces[key])
         }
         found |= {key for key, one in self.others.items() if before.others.get(key) is not one}
-        if at_a_glance:
-            found |= {k for k, v in self._versions.items() if before._versions.get(k) != v}
+        looked_at = {} if at_a_glance else self.small
+        found |= {
+            key
+            for key, number in self._versions.items()
+            if key not in looked_at and before._versions.get(key) != number
+        }
         return [key for key in (*self.small, *self.others) if key in found]
 
 

@@ -27,9 +27,10 @@ class Noise:
 
     def __init__(self):
         self.strength, self.shares, self.steps = 0.0, torch.ones(4), ["first"]
+        self.table = torch.zeros(5000)
 
     def __call__(self, inputs):
-        return inputs * self.shares + self.strength * len(self.steps)
+        return inputs * self.shares + self.strength * len(self.steps) + self.table[0]
 
 
 class Hard(TinyData):
@@ -47,7 +48,7 @@ class Hard(TinyData):
 
 
 class Harder(Hook):
-    """Sets a number, writes into a tensor and adds to a list."""
+    """Sets a number, writes into a small and a large tensor and adds to a list."""
 
     def __init__(self, by_epoch):
         self.by_epoch = by_epoch
@@ -68,6 +69,7 @@ class Harder(Hook):
         noise.strength += 0.1
         noise.shares[0] *= 0.9
         noise.steps.append("more")
+        noise.table[0] += 0.3
 
 
 def by_sample(dataset):
@@ -220,7 +222,7 @@ def test_what_a_recipe_sets_by_the_position_is_not_held(make_runner):
     runner.checkpointer.note_parts()
     runner.run("train")
     (held,) = runner.checkpointer.beside.state_dict()["data"]
-    assert [*held["data.train"]["transforms.0"]] == ["shares", "steps"]
+    assert [*held["data.train"]["transforms.0"]] == ["shares", "steps", "table"]
 
 
 class Stream(IterableDataset):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import random
 import threading
 from collections import Counter, defaultdict, deque
 from dataclasses import dataclass, field
@@ -349,6 +350,53 @@ def test_what_cannot_be_held_is_told_once(make_runner, caplog, make, is_late):
         assert runner.checkpointer.beside.state_dict()["values"] == [{}]
     told = [message for message in caplog.messages if "is in no checkpoint" in message]
     assert len(told) == 1 and told[0].startswith("task.kept (")
+
+
+class World:
+    """What an agent learns in: a state, and generators of every kind, one in a list."""
+
+    def __init__(self):
+        self.state, self.random = 0.0, random.Random(1)
+        self.array, self.legacy = np.random.default_rng(2), np.random.RandomState(3)
+        self.noise = [torch.Generator().manual_seed(4)]
+
+    def step(self):
+        drawn = self.random.random() + self.array.random() + self.legacy.rand()
+        self.state = 0.9 * self.state + drawn + torch.rand((), generator=self.noise[0]).item()
+        return self.state
+
+
+class Agent(TinyTask):
+    def __init__(self):
+        super().__init__()
+        self.world = World()
+
+    def train_step(self, model, batch):
+        return {"loss": super().train_step(model, batch)["loss"] * self.world.step()}
+
+
+@pytest.mark.parametrize("stop_at", [1, 4])
+def test_an_object_with_generators_goes_on(make_runner, tmp_path, stop_at):
+    def run(folder, *hooks, **more):
+        parts = {"checkpoint": CheckpointHook(by_epoch=False)}
+        parts |= {str(number): hook for number, hook in enumerate(hooks)}
+        runner = make_runner(parts, work_dir=folder, task=Agent(), max_epochs=2, **more)
+        runner.run("train")
+        return runner.task.world
+
+    whole = run(tmp_path / "whole")
+    run(tmp_path / "cut", StopAt(stop_at))
+    resumed = run(tmp_path / "cut", resume="auto")
+    assert resumed.step() == whole.step()
+    assert_same_end(tmp_path, "iter_6.pth")
+
+
+def test_generators_of_another_kind_are_told(caplog):
+    state = to_plain([World().array])
+    with pytest.raises(LookupError, match="a PCG64 has to be there"):
+        from_plain(state, [World().legacy])
+    assert from_plain(to_plain([World().random]), [one := random.Random(5)])[0] is one
+    assert one.random() == World().random.random()
 
 
 def numbers():
