@@ -12,6 +12,7 @@ from collections import Counter, OrderedDict, defaultdict, deque
 from collections.abc import Callable, Iterable
 from enum import Enum
 from functools import cache
+from multiprocessing.sharedctypes import Synchronized
 from types import MemberDescriptorType
 from typing import Any, Literal
 
@@ -56,11 +57,17 @@ def can_be_held(value: Any, inside: tuple[int, ...] = ()) -> bool:
     inside = (*inside, id(value))
     if kind is dict or kind in _DICTS.values():
         return _KEYS.issuperset(map(type, value)) and _all_can_be_held(value.values(), inside)
-    if kind in (list, tuple) or kind in _ROWS.values():
+    if isinstance(value, Synchronized):
+        return True
+    if kind in (list, tuple) or kind in _ROWS.values() or _is_named_tuple(kind):
         return _all_can_be_held(value, inside)
     if has_state(value):
         return can_be_held(_state_of(value), inside)
     return _may_be_of_values(kind) and can_be_held(values_of(value), inside)
+
+
+def _is_named_tuple(kind: Any) -> bool:
+    return issubclass(kind, tuple) and hasattr(kind, "_fields")
 
 
 def _all_can_be_held(values: Iterable[Any], inside: tuple[int, ...]) -> bool:
@@ -133,6 +140,10 @@ def to_plain(value: Any) -> Any:
         order: Literal["F", "C"] = "F" if value.flags.fnc else "C"
         about = {"dtype": value.dtype.str, "shape": list(value.shape), "order": order}
         return {_KIND: _kind_of_array(value), "bytes": value.tobytes(order), **about}
+    if isinstance(value, Synchronized):
+        return {_KIND: "shared", "value": value.value}
+    if _is_named_tuple(kind):
+        return {_KIND: "named tuple", "of": kind.__name__, "items": [*map(to_plain, value)]}
     if isinstance(value, GENERATORS):
         return {_KIND: "generator", "of": kind_of(value), "state": state_of(value)}
     if kind in _DICTS.values():
@@ -230,6 +241,21 @@ def _generator(saved: dict[str, Any], held: Any, in_place: bool) -> Any:
     return held
 
 
+def _shared(saved: dict[str, Any], held: Any, in_place: bool) -> Any:
+    """A number in memory that processes share, such as workers of a loader."""
+    if not isinstance(held, Synchronized):
+        raise LookupError("a number that processes share has to be there")
+    held.value = saved["value"]
+    return held
+
+
+def _named_tuple(saved: dict[str, Any], held: Any, in_place: bool) -> Any:
+    kind, items = type(held), saved["items"]
+    if not _is_named_tuple(kind) or kind.__name__ != saved["of"] or len(held) != len(items):
+        raise LookupError(f"a {saved['of']} has to be there")
+    return kind(*(from_plain(*pair, in_place) for pair in zip(items, held, strict=True)))
+
+
 def _enum(saved: dict[str, Any], held: Any, in_place: bool) -> Any:
     if not isinstance(held, Enum) or type(held).__name__ != saved["of"]:
         raise LookupError(f"a {saved['of']} has to be there")
@@ -261,6 +287,8 @@ _MAKERS: dict[str, Callable[[dict[str, Any], Any, bool], Any]] = {
     "scalar": lambda saved, held, in_place: _array(saved, held, in_place)[()],
     "enum": _enum,
     "generator": _generator,
+    "shared": _shared,
+    "named tuple": _named_tuple,
     "state": _state,
     "object": _object,
     **dict.fromkeys(_ROWS, _rows),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from multiprocessing.sharedctypes import Synchronized
 from typing import Any
 
 import numpy as np
@@ -94,6 +95,8 @@ def _form(
         return None
     if isinstance(value, GENERATORS):
         return object() if levels else None  # Only attributes themselves are held elsewhere.
+    if isinstance(value, Synchronized):
+        return type(value), repr(value.value)
     if levels > DEEPEST:
         return _Itself(value)
     if is_long(value):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from itertools import chain, islice
+from multiprocessing.sharedctypes import Synchronized
 from typing import Any
 
 import numpy as np
@@ -146,7 +147,7 @@ def _is_open(source: Any) -> bool:
 
 
 def _is_small(value: Any) -> bool:
-    if type(value) in PLAIN:
+    if type(value) in PLAIN or isinstance(value, Synchronized):
         return True
     if isinstance(value, (Tensor, np.ndarray)):
         size = value.numel() if isinstance(value, Tensor) else value.size

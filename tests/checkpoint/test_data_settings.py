@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import threading
 from types import SimpleNamespace
 
@@ -27,10 +28,14 @@ class Noise:
 
     def __init__(self):
         self.strength, self.shares, self.steps = 0.0, torch.ones(4), ["first"]
-        self.table = torch.zeros(5000)
+        self.table, self.shared = torch.zeros(5000), multiprocessing.Value("d", 0.0)
 
     def __call__(self, inputs):
-        return inputs * self.shares + self.strength * len(self.steps) + self.table[0]
+        return inputs * self.shares + self.strength * len(self.steps) + self.offset
+
+    @property
+    def offset(self):
+        return self.table[0] + self.shared.value
 
 
 class Hard(TinyData):
@@ -70,6 +75,7 @@ class Harder(Hook):
         noise.shares[0] *= 0.9
         noise.steps.append("more")
         noise.table[0] += 0.3
+        noise.shared.value += 0.2
 
 
 def by_sample(dataset):
@@ -222,7 +228,7 @@ def test_what_a_recipe_sets_by_the_position_is_not_held(make_runner):
     runner.checkpointer.note_parts()
     runner.run("train")
     (held,) = runner.checkpointer.beside.state_dict()["data"]
-    assert [*held["data.train"]["transforms.0"]] == ["shares", "steps", "table"]
+    assert [*held["data.train"]["transforms.0"]] == ["shares", "steps", "shared", "table"]
 
 
 class Stream(IterableDataset):

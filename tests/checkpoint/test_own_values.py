@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import io
+import multiprocessing
 import random
 import threading
-from collections import Counter, defaultdict, deque
+from collections import Counter, defaultdict, deque, namedtuple
 from dataclasses import dataclass, field
 from enum import Enum
 from functools import partial
@@ -24,6 +25,7 @@ from torchmetrics import MeanMetric
 from hookexp.checkpoint.beside import Beside
 from hookexp.checkpoint.plain_form import from_plain, to_plain
 from hookexp.checkpoint.reading import load_checkpoint
+from hookexp.checkpoint.trace import trace
 from hookexp.hook import Hook
 from hookexp.hooks.checkpoint import CheckpointHook
 
@@ -389,6 +391,27 @@ def test_an_object_with_generators_goes_on(make_runner, tmp_path, stop_at):
     resumed = run(tmp_path / "cut", resume="auto")
     assert resumed.step() == whole.step()
     assert_same_end(tmp_path, "iter_6.pth")
+
+
+Point = namedtuple("Point", "count mean")
+
+
+def test_named_tuples_and_shared_numbers_go_on():
+    context = multiprocessing.get_context("fork")
+    value, shared = (
+        [Point(1, torch.ones(2)), {"a": Point(2, Point(3, 4.0))}],
+        context.Value("d", 0.5),
+    )
+    held, ours = [Point(0, torch.zeros(2)), {"a": Point(0, Point(0, 0.0))}], context.Value("d", 0.0)
+    assert repr(from_plain(to_plain(value), held)) == repr(value)
+    assert from_plain(to_plain(shared), ours) is ours
+    assert ours.value == 0.5
+    before = trace([shared])
+    assert before.is_of_the_same_as(trace([shared]))
+    shared.value = 0.75
+    assert not before.is_of_the_same_as(trace([shared]))
+    with pytest.raises(LookupError, match="a Point has to be there"):
+        from_plain(to_plain(value), [None, {}])
 
 
 def test_generators_of_another_kind_are_told(caplog):
