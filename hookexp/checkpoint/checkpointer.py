@@ -16,6 +16,7 @@ from hookexp.checkpoint import snapshot, weights
 from hookexp.checkpoint.beside import Beside
 from hookexp.checkpoint.frozen import Frozen
 from hookexp.checkpoint.loading import load_into, read_start
+from hookexp.checkpoint.shared_numbers import SharedNumbers
 from hookexp.checkpoint.stateless_hooks import StatelessHooks
 from hookexp.checkpoint.store import CheckpointStore
 from hookexp.checkpoint.writer import CheckpointWriter
@@ -43,7 +44,7 @@ class Checkpointer:
         self.frozen = Frozen(parts.model)
         self.note_parts()
         self.note_weights()
-        self._stateless_hooks: StatelessHooks | None = None
+        self._doubts: list[StatelessHooks | SharedNumbers] = []
         self._has_begun_training = False
         self.orders: Orders = {}
         """In which order what makes the data and the task was when training began."""
@@ -70,7 +71,7 @@ class Checkpointer:
         self.frozen.note_start()
         runner.optim_wrapper.states.group_values.note_start(runner.param_schedulers.values())
         self.beside.begin()
-        self._stateless_hooks = StatelessHooks(runner)
+        self._doubts = [StatelessHooks(runner), SharedNumbers(runner)]
 
     def load(self) -> None:
         """Load what `resume` or `load_from` name, before training begins; not again after it."""
@@ -149,8 +150,8 @@ class Checkpointer:
             snapshot.collect_of_hooks(runner, request, checkpoint)
             snapshot.ensure_loadable(checkpoint)
             if runner.rank == 0:
-                if self._stateless_hooks is not None:
-                    self._stateless_hooks.tell()
+                for doubt in self._doubts:
+                    doubt.tell()
                 self.writer.save(
                     checkpoint,
                     request.filename,
