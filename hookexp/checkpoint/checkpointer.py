@@ -150,6 +150,8 @@ class Checkpointer:
             snapshot.collect_of_hooks(runner, request, checkpoint)
             snapshot.ensure_loadable(checkpoint)
             if runner.rank == 0:
+                if runner.state.batch_in_epoch > 0:
+                    self.beside.data.tell_of_workers()
                 for doubt in self._doubts:
                     doubt.tell()
                 self.writer.save(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping, Sized
+from multiprocessing.sharedctypes import Synchronized
 from typing import Any
 
 from hookexp import dist
@@ -43,6 +44,22 @@ class DataSettings:
         """By data set, object and attribute, each with whether it is what was there at first."""
         return {path: found for path in self._began if (found := self._changed(path))}
 
+    def tell_of_workers(self) -> None:
+        """Warn where workers, in the midst of a pass, have a data set as it was before."""
+        for path, loader in self._loaders.items():
+            if loader.settings_of_workers is None:
+                continue
+            now = Settings(loader.dataset)
+            for key in now.changed_since(loader.settings_of_workers, at_a_glance=True):
+                name = joined(*key)
+                if not isinstance(now.small.get(key), Synchronized) and name not in self._left_out:
+                    self._tell(
+                        joined(path, name),
+                        "was changed in mid-epoch, which workers of its loader see when the next "
+                        "one begins, and those of a resumed run at once, so that it is not exact: "
+                        "change it in before_train_epoch or after_train_epoch",
+                    )
+
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Set what still is there; of the rest one line says that it begins anew."""
         for path, of_data_set in state.items():
@@ -68,20 +85,20 @@ class DataSettings:
                 continue
             value = now.small[key] if key in now.small else now.others[key]
             if key in now.others and (_is_large(value) or not can_be_held(value)):
-                self._tell(joined(path, where, name), type(value).__name__)
+                self._tell(
+                    joined(path, where, name),
+                    f"({type(value).__name__}) is set in training and is in no checkpoint: a "
+                    "resumed run is exact only if that is done again; set it in before_train_epoch "
+                    "by what runner.epoch is, or keep numbers, lists, arrays and tensors there",
+                )
             else:
                 is_the_same = {**began.small, **began.others}.get(key) is value
                 held.setdefault(where, {})[name] = [to_plain(value), is_the_same]
         return held
 
-    def _tell(self, name: str, kind: str) -> None:
+    def _tell(self, name: str, what: str) -> None:
         if name not in self._told and dist.rank() == 0:
-            logger.warning(
-                "%s (%s) is set in training and is in no checkpoint: a resumed run is exact only "
-                "if that is done again; set it in before_train_epoch by what runner.epoch is, "
-                "or keep numbers, lists, arrays and tensors there",
-                *(name, kind),
-            )
+            logger.warning("%s %s", name, what)
         self._told.add(name)
 
 

@@ -86,6 +86,9 @@ class MemoryLoader:
         self.reads = ReadChanges()
         self._generator = torch.Generator(self.device)
 
+    settings_of_workers = None
+    """There are none."""
+
     def __len__(self) -> int:
         return len(self.batch_sampler)
 
@@ -150,6 +153,11 @@ class WorkerLoader:
             self._end_workers_of_another_recipe()
         self._iterator = workers.iterate(self.dataloader)
         return self.reads.watch(self._iterator, self.dataset)
+
+    @property
+    def settings_of_workers(self) -> Settings | None:
+        """What those of the present pass were begun with; None if there are none."""
+        return self._settings if self.dataloader.num_workers > 0 else None
 
     def _end_workers_of_another_recipe(self) -> None:
         """Those that are kept copied the data set as it was, and a resumed run's copy it now."""

@@ -26,7 +26,7 @@ from itertools import islice
 from typing import Any
 
 from hookexp.data.doubts import exact_length_of, refuse_early_end
-from hookexp.data.settings import ReadChanges
+from hookexp.data.settings import ReadChanges, Settings
 from hookexp.data.source import Source
 from hookexp.data.tracking import Position
 from hookexp.differences import first_difference
@@ -81,6 +81,8 @@ class BatchStream:
         """What the pass that is being read was begun with."""
         self._to_resume: dict[str, Any] | None = None
         self.reads = ReadChanges()
+        self.settings_of_workers: Settings | None = None
+        """What those of the present pass were begun with; None if there are none."""
         self._has_told_change = False
 
     def __len__(self) -> int:
@@ -234,6 +236,7 @@ class BatchStream:
     def _pass(self, number: int, state: dict[str, Any] | None) -> tuple[_Pass, Iterator[Any]]:
         """A pass whose next batch has that number, from its begin or from a state inside it."""
         self._said_at_end = None
+        self.settings_of_workers = Settings(self.dataset) if self.has_workers else None
         if state is not None and not _is_between(state):
             position = _position_in(state)
             self._positions.append((number, position))

@@ -125,6 +125,54 @@ def test_a_resumed_run_has_the_same_samples(make_runner, tmp_path, make, by_epoc
     assert repr(ends[0]["beside"]) == repr(ends[1]["beside"])
 
 
+@pytest.mark.parametrize(
+    ("num_workers", "by_epoch", "what", "times"),
+    [
+        (1, False, "level", 1),
+        (1, True, "level", 0),
+        (0, False, "level", 0),
+        (1, False, "shared", 0),
+    ],
+)
+@pytest.mark.parametrize("is_of_the_user", [True, False])
+def test_a_change_in_mid_epoch_that_workers_do_not_see_is_told_once(
+    make_runner, caplog, is_of_the_user, num_workers, by_epoch, what, times
+):
+    class Levels(TinyData):
+        def __init__(self):
+            super().__init__()
+            self.level, self.shared = 0, multiprocessing.Value("d", 0.0)
+
+    class Up(Hook):
+        def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+            self.change(not by_epoch)
+
+        def after_train_epoch(self, runner):
+            self.change(by_epoch)
+
+        def change(self, is_to_change):
+            data.level += is_to_change and what == "level"
+            data.shared.value += is_to_change and what == "shared"
+
+    data = Levels()
+    options = {"num_workers": num_workers}
+    if num_workers:
+        options["multiprocessing_context"] = "fork"
+    if is_of_the_user:
+        loader = BatchStream(DataLoader(data, batch_size=8, **options))
+    else:
+        loader = WorkerLoader(data, BatchSampler(24, 8, seed=1, shuffle=True), **options)
+    hooks = {"up": Up(), "checkpoint": CheckpointHook(interval=2, by_epoch=False)}
+    runner = make_runner(hooks, max_epochs=2, val_size=0)
+    runner._parts.train_loader = runner.train_loop.dataloader = loader
+    runner.checkpointer.note_parts()
+    runner.run("train")
+    loader.close()
+    told = [message for message in caplog.messages if "in mid-epoch" in message]
+    assert len(told) == times
+    assert all(message.startswith("data.train.level was changed in mid-epoch") for message in told)
+
+
 def settings_of(data_set, reads=()):
     loader = SimpleNamespace(dataset=data_set, reads=SimpleNamespace(keys=set(reads)))
     settings = DataSettings({"data.train": loader})
