@@ -37,6 +37,7 @@ from hookexp.compose.register import register
 from hookexp.compose.secrets import masked_words, save_config, save_words
 from hookexp.compose.startup import collector_paused, resume_collector
 from hookexp.compose.streams import make_sturdy
+from hookexp.compose.sweep_jobs import write_status
 from hookexp.log import FILE_ONLY
 from hookexp.signals import leave_if_asked, leave_quietly
 
@@ -145,7 +146,7 @@ def _save_and_run(cfg: DictConfig, work_dir: Path) -> Summary | None:
         began = time.monotonic()
         verify_resume(cfg, work_dir)
         status = {"status": "verified", "seconds": time.monotonic() - began}
-        sweep_table.write_status(work_dir, cfg.mode, status)
+        write_status(work_dir, cfg.mode, status)
         return None
     cfg = for_lr_find(cfg) if cfg.mode == "lr_find" else cfg
     runner = build_runner(cfg, work_dir=work_dir)

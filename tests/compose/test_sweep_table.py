@@ -16,7 +16,8 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 import hookexp.build
-from hookexp.compose.sweep_table import Job, begin, best_of, end, read_jobs, stamps_in, table_of
+from hookexp.compose.sweep_jobs import Job, best_of, read_jobs, stamps_in
+from hookexp.compose.sweep_table import begin, end, table_of
 from hookexp.errors import ConfigError
 from hookexp.summary import ending
 
