@@ -250,17 +250,18 @@ class Runner:
 
     def rng_state(self) -> dict[str, Any]:
         """The states of all generators, those of the model, the task and the hooks included."""
-        own = own_generators.states_of(self._modules(), self.task, self.hooks)
+        own = own_generators.states_of(self._of_the_model(), self.task, self.hooks)
         return {**seed.rng_state(), "own": own}
 
     def set_rng_state(self, state: Mapping[str, Any]) -> None:
         """Put back what `rng_state` returned."""
-        own_generators.set_states(self._modules(), self.task, self.hooks, state.get("own", {}))
+        own_generators.set_states(self._of_the_model(), self.task, self.hooks, state.get("own", {}))
         seed.set_rng_state(dict(state))
 
-    def _modules(self) -> list[tuple[str, Any]]:
+    def _of_the_model(self) -> list[tuple[str, Any]]:
         """The model, and what it keeps in plain attributes."""
-        return [("model", dist.unwrap(self.model)), *self.checkpointer.beside.hidden]
+        beside = self.checkpointer.beside
+        return [("model", dist.unwrap(self.model)), *beside.hidden, *beside.values.objects]
 
     def call_hook(self, point: str, **kwargs: Any) -> None:
         """Call a mount point by name; for points that hooks open for other hooks."""

@@ -31,6 +31,7 @@ from hookexp.checkpoint.attributes import (
 )
 from hookexp.checkpoint.digest import Digest
 from hookexp.checkpoint.host_copy import HostCopy
+from hookexp.checkpoint.own_objects import objects_in
 from hookexp.checkpoint.plain_form import PLAIN, can_be_held, to_plain
 from hookexp.checkpoint.trace import ELSEWHERE, Trace, moves_on, trace
 from hookexp.checkpoint.unlisted import parts_of
@@ -64,6 +65,10 @@ class OwnValues:
         self._task = task
         self._optimizers = {config_path(name): optimizer for name, optimizer in optimizers}
         self._hidden = hidden
+        parts = [("model", self._model), *hidden]
+        modules = [module for part in parts for module in modules_in(*part)]
+        self.objects = [*objects_in(modules)]
+        """What modules have in plain attributes; looked for once, since a save waits for it."""
         self._elsewhere = [*self._optimizers.values(), *weights]
         self._began: dict[str, Began] = {}
         """What each owner was when training began, by its path."""
@@ -158,9 +163,9 @@ class OwnValues:
         """Path, name and value of what is another than when training began, and traces of both."""
         found = []
         for path, owner in self._owners():
-            began = self._began.get(path)
-            if began is not None:
-                found += [(path, *change) for change in began.changes(owner)]
+            if path not in self._began:  # Made in training, and as it should be at first.
+                self._began[path] = Began(owner, self._trace)
+            found += [(path, *change) for change in self._began[path].changes(owner)]
         Digest.read(d for *_, was, now in found for d in (*was.digests, *now.digests))
         return [one for one in found if not one[-1].is_of_the_same_as(one[-2])]
 
@@ -226,11 +231,13 @@ class OwnValues:
         yield from modules_in("model", self._model)
         for path, part in self._hidden:
             yield from modules_in(path, part)
+        yield from self.objects
         yield from self._optimizers.items()
 
     def _of_the_task(self) -> Iterator[tuple[str, Any]]:
         if not hasattr(self._task, "state_dict"):
             yield "task", self._task
+            yield from objects_in([("task", self._task)])
             for path, part in parts_of(self._task):
                 yield from modules_in(path, part)
 

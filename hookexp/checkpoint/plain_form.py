@@ -2,7 +2,7 @@
 
 An object that has `state_dict` and `load_state_dict`, such as an optimizer of the task's own, is
 told by its state, and one that has nothing but values in its attributes, such as a meter, by those.
-It has to be there again when a run is resumed, and takes them then; so does a generator in one.
+It has to be there again when a run is resumed, and takes them then.
 """
 
 from __future__ import annotations
@@ -20,9 +20,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
-
-from hookexp.checkpoint.generator_state import kind_of, set_state, state_of
-from hookexp.seed import GENERATORS
 
 PLAIN = frozenset((type(None), bool, int, float, str, bytes, torch.Size, torch.dtype))
 CONTAINERS = (dict, list, tuple, set, frozenset, deque)
@@ -50,8 +47,6 @@ def can_be_held(value: Any, inside: tuple[int, ...] = ()) -> bool:
         return value.layout is torch.strided
     if isinstance(value, (np.ndarray, np.generic)):
         return value.dtype.kind in _NUMBERS
-    if isinstance(value, GENERATORS):
-        return True
     if id(value) in inside or len(inside) > DEEPEST:
         return False
     inside = (*inside, id(value))
@@ -106,6 +101,12 @@ def _may_be_of_values(kind: Any) -> bool:
 
 
 @cache
+def may_be_looked_into(kind: Any) -> bool:
+    """Whether objects of a class of somebody's own have all that they keep in their dict."""
+    return _may_be_of_values(kind) and kind.__dictoffset__ != 0 and not _slots_of(kind)
+
+
+@cache
 def _slots_of(kind: Any) -> frozenset[str]:
     """The names that objects of a class have room for, by `__slots__`, beside a dict or without."""
     bases = [vars(base).items() for base in kind.__mro__]
@@ -144,8 +145,6 @@ def to_plain(value: Any) -> Any:
         return {_KIND: "shared", "value": value.value}
     if _is_named_tuple(kind):
         return {_KIND: "named tuple", "of": kind.__name__, "items": [*map(to_plain, value)]}
-    if isinstance(value, GENERATORS):
-        return {_KIND: "generator", "of": kind_of(value), "state": state_of(value)}
     if kind in _DICTS.values():
         items = {key: to_plain(item) for key, item in value.items()}
         return {_KIND: kind.__name__, "items": items}
@@ -234,13 +233,6 @@ def _state(saved: dict[str, Any], held: Any, in_place: bool) -> Any:
     return held
 
 
-def _generator(saved: dict[str, Any], held: Any, in_place: bool) -> Any:
-    if not isinstance(held, GENERATORS) or kind_of(held) != saved["of"]:
-        raise LookupError(f"a {saved['of']} has to be there")
-    set_state(held, saved["state"])
-    return held
-
-
 def _shared(saved: dict[str, Any], held: Any, in_place: bool) -> Any:
     """A number in memory that processes share, such as workers of a loader."""
     if not isinstance(held, Synchronized):
@@ -286,7 +278,6 @@ _MAKERS: dict[str, Callable[[dict[str, Any], Any, bool], Any]] = {
     "array": _array,
     "scalar": lambda saved, held, in_place: _array(saved, held, in_place)[()],
     "enum": _enum,
-    "generator": _generator,
     "shared": _shared,
     "named tuple": _named_tuple,
     "state": _state,

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from hookexp.checkpoint.attributes import Began, attributes_of
 from hookexp.checkpoint.digest import Digest, digests
+from hookexp.checkpoint.own_objects import objects_in
 from hookexp.checkpoint.plain_form import is_long
 from hookexp.checkpoint.trace import trace
 from hookexp.checkpoint.unlisted import parts_at, parts_of, tensors_in
@@ -29,15 +31,21 @@ class StatelessHooks:
     def __init__(self, runner: Runner) -> None:
         self._runner = runner
         self._entries = [entry for entry in runner.hooks.entries if _is_without_state(entry.hook)]
-        self._began = {entry.name: Began(entry.hook, trace) for entry in self._entries}
+        self._began = {
+            entry.name: {where: Began(owner, trace) for where, owner in _owners(entry.hook)}
+            for entry in self._entries
+        }
         self._weights = {entry.name: self._weights_of(entry.hook) for entry in self._entries}
 
     def tell(self) -> None:
         """Warn about those that are not what they were; called at a save."""
         for entry in [*self._entries]:
-            changes = [*self._began[entry.name].changes(entry.hook)]
+            began = self._began[entry.name]
+            owners = [(where, owner) for where, owner in _owners(entry.hook) if where in began]
+            changes = [(w, *change) for w, owner in owners for change in began[w].changes(owner)]
             Digest.read(d for *_, was, now in changes for d in (*was.digests, *now.digests))
-            names = [name for name, _, was, now in changes if not now.is_of_the_same_as(was)]
+            changed = [one for one in changes if not one[-1].is_of_the_same_as(one[-2])]
+            names = [f"{where}.{name}".removeprefix("self.") for where, name, *_ in changed]
             known = self._weights[entry.name]
             for name, weights in self._weights_of(entry.hook).items():
                 # What is made late is as it should be at first.
@@ -66,6 +74,12 @@ class StatelessHooks:
         of_the_run = {id(tensor) for part in parts for _, tensor in tensors_in(part)}
         own = {name: [t for t in found[name] if id(t) not in of_the_run] for name in found}
         return {name: digests(tensors) for name, tensors in own.items() if tensors}
+
+
+def _owners(hook: Any) -> Iterator[tuple[str, Any]]:
+    """A hook and its objects, by path."""
+    yield "self", hook
+    yield from objects_in([("self", hook)])
 
 
 def _is_without_state(hook: Any) -> bool:

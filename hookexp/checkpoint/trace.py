@@ -91,10 +91,10 @@ def _form(
     if isinstance(value, Tensor):
         is_weight = isinstance(value, nn.Parameter) or id(value) in seen
         return None if is_weight else _form_of_tensor(value, digests)
+    if isinstance(value, GENERATORS):
+        return _Itself(value) if levels > 0 else None
     if isinstance(value, nn.Module):
         return None
-    if isinstance(value, GENERATORS):
-        return object() if levels else None  # Only attributes themselves are held elsewhere.
     if isinstance(value, Synchronized):
         return type(value), repr(value.value)
     if levels > DEEPEST:

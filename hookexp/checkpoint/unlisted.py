@@ -11,22 +11,26 @@ from typing import Any
 from torch import Tensor, nn
 
 from hookexp.checkpoint.attributes import attributes_of, modules_in
+from hookexp.checkpoint.own_objects import objects_in
 from hookexp.checkpoint.plain_form import DEEPEST, PLAIN
 from hookexp.task import Task
 
 
 def parts_of(task: Task) -> Iterator[tuple[str, nn.Module | Tensor]]:
-    """By path, such as `task.loss` or `task.losses.0`, where they are in a list or dict."""
-    for name, value in vars(task).items():
-        yield from parts_at(value, f"task.{name}")
+    """By path, such as `task.loss`, or `task.losses.0` where they are in a list, dict or object."""
+    of_the_task = [("task", task)]
+    for path, owner in (*of_the_task, *objects_in(of_the_task)):
+        for name, value in vars(owner).items():
+            yield from parts_at(value, f"{path}.{name}")
 
 
 def parts_in(model: nn.Module) -> Iterator[tuple[str, nn.Module | Tensor]]:
     """By path, such as `model.head.teachers.0`, without what the model itself lists."""
     listed = {id(module) for module in model.modules()}
     listed |= {id(parameter) for parameter in model.parameters()}
-    for path, module in modules_in("model", model):
-        for name, value in attributes_of(module).items():
+    modules = [*modules_in("model", model)]
+    for path, owner in (*modules, *objects_in(modules)):
+        for name, value in attributes_of(owner).items():
             for found, part in parts_at(value, f"{path}.{name}"):
                 if id(part) not in listed:
                     yield found, part

@@ -414,14 +414,6 @@ def test_named_tuples_and_shared_numbers_go_on():
         from_plain(to_plain(value), [None, {}])
 
 
-def test_generators_of_another_kind_are_told(caplog):
-    state = to_plain([World().array])
-    with pytest.raises(LookupError, match="a PCG64 has to be there"):
-        from_plain(state, [World().legacy])
-    assert from_plain(to_plain([World().random]), [one := random.Random(5)])[0] is one
-    assert one.random() == World().random.random()
-
-
 def numbers():
     yield from count()
 
