@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
 from hookexp import dist
+from hookexp.data.settings import joined, owners_of
 from hookexp.data.tracking import Stateful, generators_of, outer_and_stateful, samplers_of
 from hookexp.errors import ConfigError
 from hookexp.seed import GENERATORS
@@ -63,7 +64,8 @@ def own_generators_of(dataset: Any, held: Sequence[torch.Generator] = ()) -> str
     Args:
         held: generators that go on where they stood.
     """
-    for name, value in getattr(dataset, "__dict__", {}).items():
+    own = ((joined(w, n), value) for w, o in owners_of(dataset) for n, value in vars(o).items())
+    for name, value in own:
         if isinstance(value, GENERATORS) and all(value is not one for one in held):
             return (
                 f"{type(dataset).__name__}.{name} is a generator of its own, which no checkpoint "

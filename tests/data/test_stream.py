@@ -745,6 +745,18 @@ def of_rows_that_draw(is_the_loaders=False, **more):
     return DataLoader(rows, generator=loaders, **more)
 
 
+class Jitter:
+    def __init__(self):
+        self.chance = torch.Generator()
+
+
+def of_rows_with_a_transform():
+    """A loader of rows that have one with a generator of its own, in a list."""
+    rows = Rows()
+    rows.transforms = [Jitter()]
+    return DataLoader(rows)
+
+
 @pytest.mark.parametrize(
     ("source", "doubts"),
     [
@@ -777,6 +789,7 @@ def of_rows_that_draw(is_the_loaders=False, **more):
         (of_rows_that_draw(is_the_loaders=True), ""),
         (of_rows_that_draw(is_the_loaders=True, sampler=OwnSampler()), "Rows.generator"),
         (of_rows_that_draw(num_workers=2), ""),
+        (of_rows_with_a_transform(), "Rows.transforms.0.chance is a generator of its own"),
         (StatefulLoader(Rows()), ""),
         (StatefulLoader(Rows(), generator=torch.Generator()), "only if its state_dict holds that"),
     ],
