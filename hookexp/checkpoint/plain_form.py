@@ -61,8 +61,16 @@ def can_be_held(value: Any, inside: tuple[int, ...] = ()) -> bool:
     return _may_be_of_values(kind) and can_be_held(values_of(value), inside)
 
 
+@cache
 def _is_named_tuple(kind: Any) -> bool:
-    return issubclass(kind, tuple) and hasattr(kind, "_fields")
+    """Whether it is a class that a run finds again, of tuples whose items have names."""
+    is_one = issubclass(kind, tuple) and hasattr(kind, "_fields")
+    return is_one and _class_of(kind.__module__, kind.__qualname__) is kind
+
+
+def _class_of(module: str, name: str) -> Any:
+    """A class that is there by now; nothing is imported by what a checkpoint says."""
+    return vars(sys.modules[module]).get(name) if module in sys.modules else None
 
 
 def _all_can_be_held(values: Iterable[Any], inside: tuple[int, ...]) -> bool:
@@ -135,6 +143,9 @@ def to_plain(value: Any) -> Any:
         return {key: to_plain(item) for key, item in value.items()}
     if kind in (list, tuple):
         return value if PLAIN.issuperset(map(type, value)) else kind(map(to_plain, value))
+    if isinstance(value, tuple):
+        of = [kind.__module__, kind.__qualname__]
+        return {_KIND: "named tuple", "of": of, "items": [*map(to_plain, value)]}
     if kind is complex:
         return {_KIND: "complex", "parts": [value.real, value.imag]}
     if isinstance(value, (np.ndarray, np.generic)):
@@ -143,8 +154,6 @@ def to_plain(value: Any) -> Any:
         return {_KIND: _kind_of_array(value), "bytes": value.tobytes(order), **about}
     if isinstance(value, Synchronized):
         return {_KIND: "shared", "value": value.value}
-    if _is_named_tuple(kind):
-        return {_KIND: "named tuple", "of": kind.__name__, "items": [*map(to_plain, value)]}
     if kind in _DICTS.values():
         items = {key: to_plain(item) for key, item in value.items()}
         return {_KIND: kind.__name__, "items": items}
@@ -226,6 +235,15 @@ def _dict(saved: dict[str, Any], held: Any, in_place: bool) -> Any:
     return defaultdict(held.default_factory, items)
 
 
+def _named_tuple(saved: dict[str, Any], held: Any, in_place: bool) -> Any:
+    kind = _class_of(*saved["of"])
+    items = from_plain(saved["items"], [*held] if isinstance(held, tuple) else None, in_place)
+    is_one = isinstance(kind, type) and _is_named_tuple(kind)
+    if not is_one or len(kind._fields) != len(items):
+        raise LookupError(f"a {saved['of'][-1]} with {len(items)} fields has to be there")
+    return tuple.__new__(kind, items)
+
+
 def _state(saved: dict[str, Any], held: Any, in_place: bool) -> Any:
     if not has_state(held) or type(held).__name__ != saved["of"]:
         raise LookupError(f"a {saved['of']} has to be there")
@@ -239,13 +257,6 @@ def _shared(saved: dict[str, Any], held: Any, in_place: bool) -> Any:
         raise LookupError("a number that processes share has to be there")
     held.value = saved["value"]
     return held
-
-
-def _named_tuple(saved: dict[str, Any], held: Any, in_place: bool) -> Any:
-    kind, items = type(held), saved["items"]
-    if not _is_named_tuple(kind) or kind.__name__ != saved["of"] or len(held) != len(items):
-        raise LookupError(f"a {saved['of']} has to be there")
-    return kind(*(from_plain(*pair, in_place) for pair in zip(items, held, strict=True)))
 
 
 def _enum(saved: dict[str, Any], held: Any, in_place: bool) -> Any:
