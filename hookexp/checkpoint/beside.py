@@ -21,11 +21,9 @@ from hookexp.checkpoint import rank_buffers
 from hookexp.checkpoint.data_settings import DataSettings
 from hookexp.checkpoint.digest import digests, version
 from hookexp.checkpoint.own_values import OwnValues
-from hookexp.checkpoint.replaced import Replaced
 from hookexp.checkpoint.unlisted import parts_in, parts_of, tensors_in
 from hookexp.data.loader import Loader
 from hookexp.errors import ConfigError
-from hookexp.optim.states import config_path
 from hookexp.task import Task
 
 logger = logging.getLogger("hookexp")
@@ -58,10 +56,7 @@ class Beside:
         weights = [part for _, part in self._parts() if type(part) is Tensor]
         self._weights = {id(weight) for weight in weights}
         """Plain tensors that require grad from the start; a later one is what a step carries on."""
-        optimizers = [*optimizers]
         self.values = OwnValues(model, task, optimizers, self.hidden, weights)
-        named = [(config_path(name), optimizer) for name, optimizer in optimizers]
-        self._replaced = Replaced(self._model, named)
         self.data = DataSettings(loaders or {})
         tensors = dict(self._tensors())
         began = zip(tensors.items(), digests([*tensors.values()]), strict=True)
@@ -73,11 +68,9 @@ class Beside:
         """Note what training begins with."""
         self.values.begin()
         self.data.begin()
-        self._replaced.begin()
 
     def state_dict(self) -> dict[str, Any]:
         """With several ranks: what each has where they differ; the rest as rank 0 has it."""
-        self._replaced.tell()
         tensors = {name: tensor.detach() for name, tensor in self._tensors()}
         self._forget_changed(tensors)
         changed = {name: t for name, t in tensors.items() if name not in self._began}

@@ -16,6 +16,7 @@ from hookexp.checkpoint import snapshot, weights
 from hookexp.checkpoint.beside import Beside
 from hookexp.checkpoint.frozen import Frozen
 from hookexp.checkpoint.loading import load_into, read_start
+from hookexp.checkpoint.replaced import Replaced
 from hookexp.checkpoint.shared_numbers import SharedNumbers
 from hookexp.checkpoint.stateless_hooks import StatelessHooks
 from hookexp.checkpoint.store import CheckpointStore
@@ -44,7 +45,7 @@ class Checkpointer:
         self.frozen = Frozen(parts.model)
         self.note_parts()
         self.note_weights()
-        self._doubts: list[StatelessHooks | SharedNumbers] = []
+        self._doubts: list[StatelessHooks | SharedNumbers | Replaced] = []
         self._has_begun_training = False
         self.orders: Orders = {}
         """In which order what makes the data and the task was when training began."""
@@ -71,7 +72,7 @@ class Checkpointer:
         self.frozen.note_start()
         runner.optim_wrapper.states.group_values.note_start(runner.param_schedulers.values())
         self.beside.begin()
-        self._doubts = [StatelessHooks(runner), SharedNumbers(runner)]
+        self._doubts = [StatelessHooks(runner), SharedNumbers(runner), Replaced(runner)]
 
     def load(self) -> None:
         """Load what `resume` or `load_from` name, before training begins; not again after it."""

@@ -7,32 +7,28 @@ other names or shapes is told by the checkpointer, since it cannot be loaded.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
 from weakref import ref
 
-import torch
-from torch import nn
-from torch.optim import Optimizer
-
 from hookexp import dist
+from hookexp.optim.states import config_path
+
+if TYPE_CHECKING:
+    from hookexp.runner import Runner
 
 logger = logging.getLogger("hookexp")
 
 
 class Replaced:
-    """Tells once of the model and once of the optimizers."""
+    """Made when training begins; tells once of the model and once of the optimizers."""
 
-    def __init__(self, model: nn.Module, optimizers: Sequence[tuple[str, Optimizer]]) -> None:
-        self._model = model
-        self._optimizers = optimizers
-        self._of_the_model: dict[str, tuple[Any, torch.Size]] = {}
+    def __init__(self, runner: Runner) -> None:
+        self._model = dist.unwrap(runner.model)
+        self._optimizers = runner.optim_wrapper.optimizers
+        parameters = self._model.named_parameters()
+        self._of_the_model = {name: (ref(p), p.shape) for name, p in parameters}
         """By name. References are weak: one that is gone takes no memory."""
-        self._of_optimizers: dict[int, Any] = {}
-
-    def begin(self) -> None:
-        """Note what there is when training begins."""
-        self._of_the_model = {n: (ref(p), p.shape) for n, p in self._model.named_parameters()}
         self._of_optimizers = {id(p): ref(p) for _, p in self._stepped()}
 
     def tell(self) -> None:
@@ -60,7 +56,8 @@ class Replaced:
 
     def _stepped(self) -> Iterator[tuple[str, Any]]:
         """What optimizers step, each with where it is."""
-        for path, optimizer in self._optimizers:
+        for name, optimizer in self._optimizers.items():
+            path = config_path(name)
             for number, group in enumerate(optimizer.param_groups):
                 yield from ((f"{path}: group {number}", p) for p in group["params"])
 
