@@ -80,7 +80,8 @@ def verify_resume(cfg: DictConfig, work_dir: Path) -> None:
     if _of_any_rank(first_difference(whole, again)) is not None:
         raise ConfigError(
             f"not verified: two runs from the same start differ already ({difference}); "
-            "try trainer.deterministic=true"
+            "try trainer.deterministic=true, and look for what goes on from run to run in one "
+            "process: a global variable, an attribute of a class, a cache"
         )
     part = re.split(r"[.:\[]", difference, maxsplit=1)[0]
     raise ConfigError(
