@@ -74,6 +74,8 @@ class OwnValues:
         """What each owner was when training began, by its path."""
         self._mixed: set[str] = set()
         """Owners that keep something which cannot be held."""
+        self._given_up: set[str] = set()
+        """What that is; of what is inside of it no more is told."""
         self._told: set[tuple[str, str]] = set()
         """Iterators, by path and name."""
         self._made: dict[tuple[str, str], Trace] = {}
@@ -200,7 +202,8 @@ class OwnValues:
         self._told.add(key)
 
     def _give_up(self, path: str, name: str, value: Any) -> None:
-        if path not in self._mixed and dist.rank() == 0:
+        is_told = path in self._mixed or any(f"{path}.".startswith(f"{n}.") for n in self._given_up)
+        if not is_told and dist.rank() == 0:
             logger.warning(
                 "%s.%s (%s) changes in training and is in no checkpoint: a run that is resumed is "
                 "exact only if nothing depends on what it, or another attribute there, was before; "
@@ -209,6 +212,7 @@ class OwnValues:
                 *(path, name, type(value).__name__),
             )
         self._mixed.add(path)
+        self._given_up.add(f"{path}.{name}")
 
     def _trace(self, value: Any) -> Trace:
         is_elsewhere = any(value is one for one in self._elsewhere)

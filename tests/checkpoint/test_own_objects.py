@@ -209,3 +209,25 @@ def test_what_is_large_or_deep_is_not_looked_into():
     for _ in range(1000):
         chain, chain.following = World(), chain
     assert len(paths_of(chain)) == 0
+
+
+class Grows(TinyTask):
+    """A tree, from its root on."""
+
+    def __init__(self):
+        super().__init__()
+        self.root = Node(None)
+
+    def train_step(self, model, batch):
+        node = self.root
+        while len(node.children) > 1:
+            node = node.children[0]
+        node.children.append(Node(node))
+        return super().train_step(model, batch)
+
+
+def test_a_tree_that_grows_is_told_once(make_runner, tmp_path, caplog):
+    hooks = {"checkpoint": CheckpointHook(interval=1, by_epoch=False)}
+    make_runner(hooks, task=Grows(), work_dir=tmp_path, max_epochs=4).run("train")
+    told = [message for message in caplog.messages if "changes in training" in message]
+    assert [message.partition(" (")[0] for message in told] == ["task.root"]
