@@ -7,14 +7,17 @@ such as a lock or an open file, is not looked into.
 
 from __future__ import annotations
 
+import logging
 import re
 from collections import deque
 from collections.abc import Iterable, Iterator
+from functools import partial
 from pathlib import PurePath
 from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
 from typing import Any
+from weakref import ProxyTypes, ref
 
-import torch
+import numpy as np
 from torch import nn
 
 from hookexp.checkpoint.attributes import attributes_of
@@ -32,8 +35,10 @@ from hookexp.checkpoint.trace import moves_on
 from hookexp.seed import GENERATORS
 
 _FUNCTIONS = (FunctionType, BuiltinFunctionType, MethodType)
-_CONSTANTS = (type, ModuleType, torch.device, PurePath, re.Pattern)
-_KNOWN = (nn.Module, torch.Tensor, *GENERATORS, *_FUNCTIONS, *_CONSTANTS)
+_CONSTANTS = (type, ModuleType, PurePath, re.Pattern, np.ufunc, np.dtype, partial)
+_OF_OTHERS = (logging.Logger, ref, *ProxyTypes)
+_OF_THE_RUN = frozenset(("hookexp", "torch"))
+_KNOWN = (*GENERATORS, *_FUNCTIONS, *_CONSTANTS, *_OF_OTHERS)
 _MOST = 4096
 """Objects and lists that are looked through, such as the nodes of a tree."""
 
@@ -68,6 +73,10 @@ def _has_more_than_values(value: Any) -> bool:
     return may_be_looked_into(kind) and not has_state(value) and not is_of_values(value)
 
 
+def _package(kind: Any) -> str:
+    return str(kind.__module__).partition(".")[0]
+
+
 def _has_nothing_unknown(value: Any) -> bool:
     """Whether all that it leads to is of a kind that may be held or never changes, and not much."""
     seen, waiting = {id(value): value}, deque([(value, 0)])
@@ -76,10 +85,11 @@ def _has_nothing_unknown(value: Any) -> bool:
         for _, item in _items_of(owner):
             if type(item) in PLAIN or id(item) in seen or isinstance(item, _KNOWN) or is_long(item):
                 continue
-            if type(item).__module__.startswith("hookexp.") or moves_on(item):
+            kind: Any = type(item)
+            is_of_the_run = isinstance(item, nn.Module) or _package(kind) in _OF_THE_RUN
+            if is_of_the_run or moves_on(item):
                 continue
             seen[id(item)] = item
-            kind: Any = type(item)
             is_open = may_be_looked_into(kind) and not has_state(item)
             if is_open or isinstance(item, CONTAINERS):
                 waiting.append((item, levels + 1))

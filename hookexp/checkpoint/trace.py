@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from multiprocessing.sharedctypes import Synchronized
 from typing import Any
+from weakref import ProxyTypes
 
 import numpy as np
 import torch
@@ -79,7 +80,8 @@ def moves_on(value: Any) -> bool:
 
 def _is_iterator(value: Any) -> bool:
     is_one = isinstance(value, Iterator) and not isinstance(value, io.IOBase)
-    return is_one and not can_be_held(value)
+    # A weak reference to anything has a __next__, in case that has one.
+    return is_one and type(value) not in ProxyTypes and not can_be_held(value)
 
 
 def _form(

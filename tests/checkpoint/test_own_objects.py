@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import copy
+import logging
 import random
 import threading
+import weakref
+from functools import partial
+from itertools import count
 
 import numpy as np
 import pytest
@@ -197,6 +201,34 @@ def test_objects_in_objects_are_found_and_those_with_a_lock_left_alone():
     assert paths_of(outer) == ["task.value", "task.value.inner"]
     assert paths_of({"one": [outer]}) == ["task.value.one.0", "task.value.one.0.inner"]
     assert paths_of(guarded) == paths_of(Guarded()) == []
+
+
+@pytest.mark.parametrize(
+    "there",
+    [
+        logging.getLogger("mine"),
+        torch.utils.data.DataLoader([1, 2]),
+        partial(max, 1),
+        np.sin,
+        weakref.ref(World),
+        weakref.proxy(World),
+        {torch.device("cpu"), torch.float32},
+        count(),
+    ],
+)
+def test_parts_that_stay_as_they_are_leave_an_object_open(there):
+    world = World()
+    world.there = there
+    assert paths_of(world) == ["task.value"]
+
+
+def test_a_weak_reference_is_no_iterator(make_runner, tmp_path, caplog):
+    task, model = TinyTask(), TinyModel()
+    task.model, task.world = weakref.proxy(model), World()
+    task.world.task = weakref.proxy(task)
+    hooks = {"checkpoint": CheckpointHook(interval=1, by_epoch=False)}
+    make_runner(hooks, task=task, model=model, work_dir=tmp_path, max_epochs=1).run("train")
+    assert "iterator" not in caplog.text
 
 
 def test_what_is_large_or_deep_is_not_looked_into():
