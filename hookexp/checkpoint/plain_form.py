@@ -8,12 +8,13 @@ It has to be there again when a run is resumed, and takes them then.
 from __future__ import annotations
 
 import sys
-from collections import Counter, OrderedDict, defaultdict, deque
+from argparse import Namespace
+from collections import Counter, OrderedDict, UserDict, UserList, defaultdict, deque
 from collections.abc import Callable, Iterable
 from enum import Enum
 from functools import cache
 from multiprocessing.sharedctypes import Synchronized
-from types import MemberDescriptorType
+from types import MemberDescriptorType, SimpleNamespace
 from typing import Any, Literal
 
 import numpy as np
@@ -32,6 +33,8 @@ _DICTS: dict[str, Any] = {kind.__name__: kind for kind in (OrderedDict, Counter,
 _ROWS = {kind.__name__: kind for kind in (deque, set, frozenset)}
 _OF_OTHERS = sys.stdlib_module_names | {"torch", "hookexp"}
 """Packages whose objects are more than values, or none: locks, functions, parts of the run."""
+_OPEN = frozenset((Namespace, SimpleNamespace, UserDict, UserList))
+"""Those of Python's classes whose objects are values and nothing more."""
 _NUMBERS = "biufcSUmM"
 """Kinds of NumPy's numbers, texts and times: those that are not objects."""
 _KIND = "kind, as hookexp holds it"
@@ -103,6 +106,8 @@ def is_of_values(value: Any) -> bool:
 @cache
 def _may_be_of_values(kind: Any) -> bool:
     """Of a class of somebody's own that is no kind of text, list and so on, and no enum."""
+    if kind in _OPEN:
+        return True
     if kind.__module__.partition(".")[0] in _OF_OTHERS or issubclass(kind, (nn.Module, Enum)):
         return False
     return kind.__new__ is object.__new__ and (kind.__dictoffset__ != 0 or bool(_slots_of(kind)))
@@ -118,7 +123,8 @@ def may_be_looked_into(kind: Any) -> bool:
 def _slots_of(kind: Any) -> frozenset[str]:
     """The names that objects of a class have room for, by `__slots__`, beside a dict or without."""
     bases = [vars(base).items() for base in kind.__mro__]
-    return frozenset(n for base in bases for n, v in base if isinstance(v, MemberDescriptorType))
+    slots = (n for base in bases for n, v in base if isinstance(v, MemberDescriptorType))
+    return frozenset(slots) - {"__dict__"}  # As a SimpleNamespace has it.
 
 
 def values_of(value: Any) -> dict[str, Any]:
@@ -272,7 +278,7 @@ def _object(saved: dict[str, Any], held: Any, in_place: bool) -> Any:
     items, slots = _items(saved["items"], values_of(held), in_place), _slots_of(kind)
     if kind.__dictoffset__ == 0 and not slots.issuperset(items):
         raise LookupError(f"a {saved['of']} has slots for other attributes now")
-    target = held if in_place else object.__new__(kind)
+    target = held if in_place else kind.__new__(kind)
     for name in slots & values_of(target).keys():
         object.__delattr__(target, name)
     for name in slots & items.keys():

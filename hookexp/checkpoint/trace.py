@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from multiprocessing.sharedctypes import Synchronized
@@ -115,6 +116,8 @@ def _form(
     if isinstance(value, (np.ndarray, np.generic)):
         some = value.reshape(-1)[:: value.size // _MANY + 1]
         return value.shape, value.dtype, hash(some.tobytes())
+    if isinstance(value, (bytearray, array)):
+        return type(value), bytes(value)
     return object() if has_state(value) else _Itself(value)
 
 

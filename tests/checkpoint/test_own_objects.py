@@ -7,8 +7,12 @@ import logging
 import random
 import threading
 import weakref
+from argparse import Namespace
+from array import array
+from collections import UserDict, UserList
 from functools import partial
 from itertools import count
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -103,6 +107,24 @@ class Draws(TinyTask):
         return {"loss": super().train_step(model, batch)["loss"] * share}
 
 
+class OfPython(TinyTask):
+    """Counts in objects of Python's own classes."""
+
+    def __init__(self):
+        super().__init__()
+        self.state, self.options = SimpleNamespace(steps=0, last=None), Namespace(scale=1.0)
+        self.by_name, self.rows = UserDict(steps=0), UserList([0])
+
+    def train_step(self, model, batch):
+        self.state.steps += 1
+        self.state.last = batch[0].mean()
+        self.options.scale *= 0.9
+        self.by_name["steps"] += self.state.steps
+        self.rows.append(self.by_name["steps"])
+        share = self.options.scale * (self.rows[-1] + self.state.last)
+        return {"loss": super().train_step(model, batch)["loss"] * share}
+
+
 class Remembers(TinyModel):
     """Its part has an object that leads back to it."""
 
@@ -131,6 +153,7 @@ CASES = [
     (Averaged, TinyModel),
     (WithAgent, TinyModel),
     (Draws, TinyModel),
+    (OfPython, TinyModel),
     (TinyTask, Remembers),
 ]
 
@@ -241,6 +264,23 @@ def test_what_is_large_or_deep_is_not_looked_into():
     for _ in range(1000):
         chain, chain.following = World(), chain
     assert len(paths_of(chain)) == 0
+
+
+class CountsInBytes(TinyTask):
+    def __init__(self, counts):
+        super().__init__()
+        self.counts = counts
+
+    def train_step(self, model, batch):
+        self.counts[0] += 1
+        return super().train_step(model, batch)
+
+
+@pytest.mark.parametrize("counts", [bytearray(4), array("d", [0.0])])
+def test_bytes_that_change_in_place_are_told(make_runner, tmp_path, caplog, counts):
+    hooks = {"checkpoint": CheckpointHook(interval=1, by_epoch=False)}
+    make_runner(hooks, task=CountsInBytes(counts), work_dir=tmp_path, max_epochs=1).run("train")
+    assert f"task.counts ({type(counts).__name__}) changes in training" in caplog.text
 
 
 class Grows(TinyTask):
