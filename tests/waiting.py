@@ -62,6 +62,9 @@ class PerIteration(Hook):
         self.waits = waits
         self.seen: list[Waits] = []
 
+    def before_train(self, runner: Any) -> None:
+        self.waits.clear()  # What is read once, when a run begins.
+
     def after_train_iter(
         self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None
     ) -> None:

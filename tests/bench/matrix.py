@@ -91,7 +91,7 @@ OTHERS = [
     "trainer.verify_iters=40",
     "trainer.deterministic=true",
     "trainer.val_interval=3",
-    "trainer.overfit_batches=2",
+    "trainer.overfit_batches=2 trainer.limit_train_batches=null trainer.limit_val_batches=null",
     "trainer.max_iters=40 trainer.val_interval=7 +hooks/early_stopping=default "
     "param_scheduler=plateau",
     "data.num_workers=2",
